@@ -1,0 +1,197 @@
+"""What an adapter does for its pods, and what it is given to do it with.
+
+CRI is large, an adapter is small: sandboxes, states, timestamps, filters, log files and idempotency are
+`multicri_proxy.runtime`'s. An adapter says how to stage, start, watch, signal, read and clean up.
+"""
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from types import TracebackType
+from typing import Protocol, Self
+
+from multicri_proxy.api.ids import ContainerId, PodSandboxId
+from multicri_proxy.api.image import Image, ImageBuilder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pod:
+    """The pod that a container belongs to, as its sandbox's configuration names it."""
+
+    sandbox_id: PodSandboxId
+    name: str
+    namespace: str
+    uid: str
+    attempt: int
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """A path of the node that the pod wants to see inside of the container."""
+
+    container_path: str
+    host_path: str
+    readonly: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerSpec:
+    """Everything that a container was asked to be. All of its text is the pod author's: not trusted.
+
+    command: replaces the image's entrypoint, if not empty.
+    args: replaces the image's default arguments, if not empty.
+    env: in the pod's order; a later one of the same name wins.
+    working_dir: empty for the image's own.
+    """
+
+    id: ContainerId
+    pod: Pod
+    name: str
+    attempt: int
+    image: Image
+    command: tuple[str, ...]
+    args: tuple[str, ...]
+    env: tuple[tuple[str, bytes], ...]
+    working_dir: str
+    mounts: tuple[Mount, ...]
+
+
+class Phase(Enum):
+    """How far a started container is. CRI calls the first two RUNNING."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    EXITED = "exited"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What an adapter knows of a started container now.
+
+    started_at_ns, finished_at_ns: Unix time; None if unknown or not yet.
+    exit_code: 128 + n for signal n; meaningful once EXITED.
+    reason: one CamelCase word, as in ``kubectl get pod``. message: a sentence for a human.
+    """
+
+    container_id: ContainerId
+    phase: Phase
+    started_at_ns: int | None = None
+    finished_at_ns: int | None = None
+    exit_code: int = 0
+    reason: str = ""
+    message: str = ""
+
+
+class OutputStream(Enum):
+    """The two streams of a container, by their names in CRI's log format."""
+
+    STDOUT = "stdout"
+    STDERR = "stderr"
+
+
+class Adapter(Protocol):
+    """Runs containers somewhere. Entered once, before any other call; every call may come again after a crash."""
+
+    @property
+    def name(self) -> str:
+        """The adapter's name in ``--adapter-name``."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    async def adopt(self, known: Collection[ContainerId]) -> None:
+        """Take up the work of the process before: called once, before every other call but ``watch``.
+
+        known: each container that CRI still knows of. Whatever else the adapter remembers is left over from
+        a creation or a removal that never ended, and is to be cleaned up in the background.
+        """
+        ...
+
+    async def create_container(self, spec: ContainerSpec) -> None:
+        """Check what is asked for, then stage it, so that ``start_container`` needs the id alone.
+
+        Raises InvalidArgument before anything is touched. If it raises, nothing of the container is left.
+        """
+        ...
+
+    async def start_container(self, container_id: ContainerId) -> None:
+        """Have the container started exactly once; return as soon as that is certain.
+
+        A second call, also after a crash, starts nothing more.
+        """
+        ...
+
+    async def stop_container(self, container_id: ContainerId, grace_period_s: int) -> Report:
+        """End a started container and return its last report, with phase EXITED.
+
+        grace_period_s: time between SIGTERM and SIGKILL; 0 kills at once.
+        """
+        ...
+
+    async def remove_container(self, container_id: ContainerId) -> None:
+        """Stop what still runs and delete everything that the container left. One that is unknown is no error."""
+        ...
+
+    def watch(self) -> AsyncIterator[Report]:
+        """Reports as things change, without end. The same one may come twice; the last one counts."""
+        ...
+
+    def output(self, container_id: ContainerId, stream: OutputStream, offset_bytes: int) -> AsyncIterator[bytes]:
+        """What the container wrote, from an offset on; ends when it has exited and everything was read.
+
+        Raises Unavailable if the way there is cut: ask again, with the offset that was reached.
+        """
+        ...
+
+    async def details(self, container_id: ContainerId) -> Mapping[str, str]:
+        """Facts for a verbose ContainerStatus, from memory."""
+        ...
+
+
+class Store(Protocol):
+    """A durable dictionary of an adapter's own. What `put` or `delete` has returned from survives a power cut."""
+
+    async def put(self, key: str, value: bytes) -> None: ...
+
+    async def delete(self, key: str) -> None: ...
+
+    async def items(self) -> Sequence[tuple[str, bytes]]: ...
+
+
+class Secrets(Protocol):
+    """Encrypts what must not be read from the ledger's file."""
+
+    def seal(self, plaintext: bytes, bound_to: str) -> bytes:
+        """Encrypt; only `open` with the same ``bound_to`` gives it back."""
+        ...
+
+    def open(self, sealed: bytes, bound_to: str) -> bytes:
+        """Raises FailedPrecondition if the key is another one or the text was changed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterContext:
+    """What an adapter's factory is given.
+
+    settings: the section of the configuration that has the adapter's name, not yet checked.
+    """
+
+    settings: Mapping[str, object]
+    store: Store
+    secrets: Secrets
+    image_builders: Sequence[ImageBuilder]
+
+
+class AdapterFactory(Protocol):
+    """A plug-in: the object that an entry point of the group ``multicri_proxy.adapters`` names."""
+
+    def __call__(self, context: AdapterContext) -> Adapter:
+        """Raises InvalidArgument if a setting is wrong, naming it."""
+        ...

@@ -1,0 +1,70 @@
+"""Logging: a constant message, facts in fields.
+
+    log = Log("slurm")
+    log.info("job submitted", job_id=17, sandbox_id="3f…")
+
+prints ``2026-11-21T23:32:24.123Z INFO slurm: job submitted job_id=17 sandbox_id=3f…``. Values that hold
+anything but plain characters are quoted, and long ones are cut, so that no pod author writes log lines.
+"""
+
+import json
+import logging
+import re
+import sys
+import time
+
+_PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=-]+")
+_LONGEST_VALUE = 512
+
+
+class Log:
+    """A named logger that takes facts as keyword arguments."""
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(f"multicri.{name}")
+
+    def debug(self, message: str, **facts: object) -> None:
+        self._say(logging.DEBUG, message, facts)
+
+    def info(self, message: str, **facts: object) -> None:
+        self._say(logging.INFO, message, facts)
+
+    def warning(self, message: str, **facts: object) -> None:
+        self._say(logging.WARNING, message, facts)
+
+    def error(self, message: str, **facts: object) -> None:
+        self._say(logging.ERROR, message, facts)
+
+    def exception(self, message: str, error: BaseException, **facts: object) -> None:
+        """An error that nobody expected, with its traceback."""
+        self._say(logging.ERROR, message, facts, error)
+
+    def _say(self, level: int, message: str, facts: dict[str, object], error: BaseException | None = None) -> None:
+        if self._logger.isEnabledFor(level):
+            line = " ".join([message, *(f"{key}={_quoted(value)}" for key, value in facts.items())])
+            self._logger.log(level, "%s", line, exc_info=error)
+
+
+def write_to_stderr(level: str) -> None:
+    """Send every log line to stderr. level: ``debug``, ``info``, ``warning`` or ``error``."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Line())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("multicri").setLevel(level.upper())
+
+
+class _Line(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        name = record.name.removeprefix("multicri.")
+        line = f"{seconds}.{int(record.msecs):03d}Z {record.levelname} {name}: {record.getMessage()}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    if len(text) > _LONGEST_VALUE:
+        text = f"{text[:_LONGEST_VALUE]}..."
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)

@@ -1,0 +1,89 @@
+"""A CRI call on its way through the proxy, and what answers one.
+
+Everything behind the server is a `Runtime`: a socket with a runtime behind it, an adapter in this process,
+or one made of several. Messages are bytes: whoever must look inside decodes them, nobody else does.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import grpc
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+"""gRPC metadata in its order; values of keys that end in ``-bin`` are bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What the client asked. timeout_s: time left of its deadline; None if it has none."""
+
+    path: str
+    request: bytes
+    metadata: Metadata = ()
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """A unary call's answer with status OK."""
+
+    message: bytes
+    initial_metadata: Metadata = ()
+    trailing_metadata: Metadata = ()
+
+    def with_more(self, message: bytes) -> "Reply":
+        """The same reply with a second serialized message of its type merged in."""
+        return replace(self, message=self.message + message)
+
+
+class CallFailed(Exception):
+    """A call's answer with any other status, exactly as it goes to the client."""
+
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        details: str,
+        *,
+        initial_metadata: Metadata = (),
+        trailing_metadata: Metadata = (),
+    ) -> None:
+        super().__init__(code, details)
+        self.code = code
+        self.details = details
+        self.initial_metadata = initial_metadata
+        self.trailing_metadata = trailing_metadata
+
+
+class Stream(Protocol):
+    """The answer to a streaming call: iterate it once, to its end. Raises CallFailed for a status that is not OK."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def initial_metadata(self) -> Metadata:
+        """Waits for the answer's beginning."""
+        ...
+
+    async def trailing_metadata(self) -> Metadata:
+        """To be asked after the last message."""
+        ...
+
+    def cancel(self) -> None:
+        """Nobody wants the rest."""
+        ...
+
+
+class Runtime(Protocol):
+    """Answers CRI calls."""
+
+    async def call(self, call: Call) -> Reply:
+        """A unary call. Raises CallFailed."""
+        ...
+
+    async def stream(self, call: Call) -> Stream:
+        """A call with one request and many answers."""
+        ...
+
+    def relay(self, call: Call, requests: AsyncIterator[bytes]) -> Stream:
+        """A call of unknown shape: any number of messages in both directions. ``call.request`` is empty."""
+        ...

@@ -1,0 +1,94 @@
+"""Asks several runtimes and merges what they answer. A list never lies by omission: if one fails, it fails."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from multicri_proxy.calls import Call, CallFailed, Metadata, Reply, Runtime, Stream
+from multicri_proxy.methods import Merge
+
+_WAITING_MESSAGES = 16
+
+
+async def call_every(runtimes: Sequence[Runtime], call: Call, merge: Merge) -> Reply:
+    """Ask all at once; the first runtime's metadata stands for all.
+
+    Concatenating serialized messages of one type is protobuf's own merge: repeated fields follow one another.
+    Raises the CallFailed of the first runtime, in the given order, that failed.
+    """
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_outcome(runtime, call)) for runtime in runtimes]
+    replies = []
+    for task in tasks:
+        outcome = task.result()
+        if isinstance(outcome, CallFailed):
+            raise outcome
+        replies.append(outcome)
+    first = replies[0]
+    return first if merge is Merge.FIRST else first.with_more(b"".join(reply.message for reply in replies[1:]))
+
+
+async def _outcome(runtime: Runtime, call: Call) -> Reply | CallFailed:
+    try:
+        return await runtime.call(call)
+    except CallFailed as failure:
+        return failure
+
+
+async def stream_every(runtimes: Sequence[Runtime], call: Call, merge: Merge) -> Stream:
+    """Messages of all runtimes as they come, until all have ended or, with UNTIL_ANY_ENDS, one has."""
+    return _MergedStream(
+        [await runtime.stream(call) for runtime in runtimes], until_any_ends=merge is Merge.UNTIL_ANY_ENDS
+    )
+
+
+class _Ended:
+    """A stream's end among its messages. failure: None if it ended well."""
+
+    def __init__(self, failure: Exception | None) -> None:
+        self.failure = failure
+
+
+class _MergedStream:
+    def __init__(self, streams: Sequence[Stream], *, until_any_ends: bool) -> None:
+        self._streams = streams
+        self._until_any_ends = until_any_ends
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        arrivals: asyncio.Queue[bytes | _Ended] = asyncio.Queue(_WAITING_MESSAGES)
+        tasks = [asyncio.create_task(_pump(stream, arrivals), name="merge a stream") for stream in self._streams]
+        remaining = len(tasks)
+        try:
+            while remaining:
+                arrival = await arrivals.get()
+                if not isinstance(arrival, _Ended):
+                    yield arrival
+                    continue
+                if arrival.failure:
+                    raise arrival.failure
+                remaining = 0 if self._until_any_ends else remaining - 1
+        finally:
+            for task in tasks:
+                task.cancel()
+            self.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def initial_metadata(self) -> Metadata:
+        """Nothing, at once: a runtime that has no event yet must not hold up another one's."""
+        return ()
+
+    async def trailing_metadata(self) -> Metadata:
+        return ()
+
+    def cancel(self) -> None:
+        for stream in self._streams:
+            stream.cancel()
+
+
+async def _pump(stream: Stream, arrivals: asyncio.Queue[bytes | _Ended]) -> None:
+    try:
+        async for message in stream:
+            await arrivals.put(message)
+    except Exception as failure:  # whatever it is, the reader must learn of it
+        await arrivals.put(_Ended(failure))
+    else:
+        await arrivals.put(_Ended(None))

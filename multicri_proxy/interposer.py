@@ -1,0 +1,61 @@
+"""The runtime that the kubelet sees: the endpoints and the adapter, as one."""
+
+from collections.abc import AsyncIterator, Mapping
+
+import grpc
+
+from multicri_proxy.calls import Call, CallFailed, Reply, Runtime, Stream
+from multicri_proxy.cri.v1 import runtime_pb2 as cri
+from multicri_proxy.gather import call_every, stream_every
+from multicri_proxy.methods import METHODS, Merge
+from multicri_proxy.owners import Owners
+from multicri_proxy.routing import DEFAULT, Destination, Router, ToEndpoint, ToEvery, ToOwner
+
+
+class Interposer:
+    """Sends each call to whom it belongs. A `Runtime` made of several.
+
+    endpoints: runtimes behind sockets, by name. adapter: the one in this process.
+    """
+
+    def __init__(self, *, router: Router, endpoints: Mapping[str, Runtime], adapter: Runtime) -> None:
+        self._router = router
+        self._endpoints = endpoints
+        self._adapter = adapter
+        self._owners = Owners(endpoints)
+        first = [endpoints[DEFAULT]] if DEFAULT in endpoints else []
+        self._everyone = [*first, *(runtime for name, runtime in endpoints.items() if name != DEFAULT), adapter]
+        handlers = [router.handler, *sorted(router.endpoints - {DEFAULT})] if first else []
+        self._more_handlers = cri.StatusResponse(
+            runtime_handlers=[cri.RuntimeHandler(name=name) for name in handlers]
+        ).SerializeToString()
+
+    async def call(self, call: Call) -> Reply:
+        method = METHODS[call.path]
+        destination = self._router.destination(method, call.request)
+        if isinstance(destination, ToEvery):
+            return await call_every(self._everyone, call, method.merge)
+        runtime = await self._one(destination, call)
+        reply = await runtime.call(call)
+        return reply.with_more(self._more_handlers) if method.merge is Merge.HANDLERS else reply
+
+    async def stream(self, call: Call) -> Stream:
+        method = METHODS[call.path]
+        destination = self._router.destination(method, call.request)
+        if isinstance(destination, ToEvery):
+            return await stream_every(self._everyone, call, method.merge)
+        return await (await self._one(destination, call)).stream(call)
+
+    def relay(self, call: Call, requests: AsyncIterator[bytes]) -> Stream:
+        if DEFAULT not in self._endpoints:
+            raise CallFailed(grpc.StatusCode.UNIMPLEMENTED, f"unknown method {call.path}")
+        return self._endpoints[DEFAULT].relay(call, requests)
+
+    async def _one(self, destination: Destination, call: Call) -> Runtime:
+        match destination:
+            case ToEndpoint(name):
+                return self._endpoints[name]
+            case ToOwner(whose, object_id):
+                return self._endpoints[await self._owners.endpoint_of(whose, object_id, call)]
+            case _:
+                return self._adapter

@@ -1,0 +1,113 @@
+"""A runtime behind a unix socket: forwards bytes, both ways, and adds nothing."""
+
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Self
+
+import grpc
+import grpc.aio
+
+from multicri_proxy.calls import Call, CallFailed, Metadata, Reply, Stream
+from multicri_proxy.methods import METHODS
+
+MESSAGE_LIMIT_BYTES = 16 * 1024 * 1024
+"""The largest message that the kubelet and containerd take or send."""
+
+LIMITS = (
+    ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
+    ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
+    ("grpc.max_metadata_size", MESSAGE_LIMIT_BYTES),
+    ("grpc.absolute_max_metadata_size", MESSAGE_LIMIT_BYTES),
+)
+"""For both sides of the proxy. gRPC's own limit for metadata, 8 KiB, would cut what Go runtimes send in a status."""
+
+_OPTIONS = (
+    *LIMITS,
+    ("grpc.default_authority", "localhost"),  # what Go clients send on a unix socket
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_retries", 0),
+    ("grpc.enable_http_proxy", 0),
+)
+
+_OWN_METADATA = frozenset({"user-agent"})
+"""gRPC writes these itself, for each connection anew."""
+
+
+class RemoteRuntime:
+    """The runtime that listens on a socket. It need not be there yet: a call fails with Unavailable until it is."""
+
+    def __init__(self, socket_path: str) -> None:
+        self._channel = grpc.aio.insecure_channel(f"unix:{socket_path}", options=_OPTIONS)
+        self._unary: dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {
+            path: self._channel.unary_unary(path) for path, row in METHODS.items() if not row.streaming
+        }
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._channel.close()
+
+    async def call(self, call: Call) -> Reply:
+        rpc = self._unary[call.path](call.request, timeout=call.timeout_s, metadata=_forwarded(call.metadata))
+        try:
+            return Reply(
+                message=await rpc,
+                initial_metadata=_metadata(await rpc.initial_metadata()),
+                trailing_metadata=_metadata(await rpc.trailing_metadata()),
+            )
+        except grpc.aio.AioRpcError as error:
+            raise _failure(error) from error
+
+    async def stream(self, call: Call) -> Stream:
+        rpc: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(call.path)
+        return _RemoteStream(rpc(call.request, timeout=call.timeout_s, metadata=_forwarded(call.metadata)))
+
+    def relay(self, call: Call, requests: AsyncIterator[bytes]) -> Stream:
+        rpc: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(call.path)
+        return _RemoteStream(rpc(requests, timeout=call.timeout_s, metadata=_forwarded(call.metadata)))
+
+
+class _RemoteStream:
+    def __init__(self, rpc: "grpc.aio.UnaryStreamCall[bytes, bytes] | grpc.aio.StreamStreamCall[bytes, bytes]") -> None:
+        self._rpc = rpc
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for message in self._rpc:
+                yield message
+        except grpc.aio.AioRpcError as error:
+            raise _failure(error) from error
+        finally:
+            self._rpc.cancel()
+
+    async def initial_metadata(self) -> Metadata:
+        return _metadata(await self._rpc.initial_metadata())
+
+    async def trailing_metadata(self) -> Metadata:
+        return _metadata(await self._rpc.trailing_metadata())
+
+    def cancel(self) -> None:
+        self._rpc.cancel()
+
+
+def _forwarded(metadata: Metadata) -> Metadata:
+    return tuple(item for item in metadata if item[0] not in _OWN_METADATA)
+
+
+def _metadata(received: grpc.aio.Metadata | None) -> Metadata:
+    return tuple(received) if received else ()
+
+
+def _failure(error: grpc.aio.AioRpcError) -> CallFailed:
+    return CallFailed(
+        error.code(),
+        error.details() or "",
+        initial_metadata=_metadata(error.initial_metadata()),
+        trailing_metadata=_metadata(error.trailing_metadata()),
+    )

@@ -1,0 +1,176 @@
+"""Every setting, from flags, environment and a YAML file, in one model. Flags win over environment over file."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from multicri_proxy.api.errors import InvalidArgument
+
+ENVIRONMENT_PREFIX = "MULTICRI_"
+"""``MULTICRI_SOCKET_PATH`` is ``--socket-path``."""
+
+_ADAPTER_ENVIRONMENT = re.compile(r"CRI_([A-Z]+)_([A-Z_]+)")
+"""``CRI_SLURM_MOUNT_PATH`` is ``mount_path`` in the section ``slurm``."""
+
+_NOT_YET = {
+    "stream_addr": "exec, attach and port-forward of multicri pods",
+    "stream_port": "exec, attach and port-forward of multicri pods",
+    "enable_pod_network": "a network namespace for each multicri pod",
+    "network_bin_dir": "a network namespace for each multicri pod",
+    "network_conf_dir": "a network namespace for each multicri pod",
+}
+
+
+def _endpoints(value: object) -> object:
+    """``default:/run/a.sock,kata:/run/b.sock`` as a mapping; a mapping as it is. Paths lose ``unix://``."""
+    if isinstance(value, str):
+        pairs = [item.strip().partition(":") for item in value.split(",") if item.strip()]
+        if bad := [name for name, _, path in pairs if not path or name == "unix"]:
+            raise ValueError(f"{bad[0]!r} is no name:path; write default:/run/containerd/containerd.sock")
+        names = [name for name, _, _ in pairs]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{repeated[0]!r} is named twice")
+        value = {name: path for name, _, path in pairs}
+    if isinstance(value, Mapping):
+        return {name: _bare_path(path) for name, path in value.items()}
+    return value
+
+
+def _bare_path(value: object) -> object:
+    """``unix:///run/a.sock`` and ``unix:/run/a.sock`` as ``/run/a.sock``."""
+    return re.sub(r"^unix:(//)?(?=/)", "", value) if isinstance(value, str) else value
+
+
+def _absolute(value: Path) -> Path:
+    if not value.is_absolute():
+        raise ValueError(f"{str(value)!r} is no absolute path")
+    return value
+
+
+SocketPath = Annotated[Path, BeforeValidator(_bare_path)]
+
+
+class Settings(BaseModel):
+    """What ``multicri-proxy serve`` can be told. A field's description is its help text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    socket_path: SocketPath = Field(
+        default=Path("/run/multicri.sock"), description="unix socket that the kubelet talks to"
+    )
+    remote_runtime_endpoints: Annotated[dict[str, str], BeforeValidator(_endpoints)] = Field(
+        default={"default": "/run/containerd/containerd.sock"},
+        description="runtimes behind sockets, name:path separated by commas; a RuntimeClass handler picks one by its "
+        "name, 'default' gets all the rest; empty: every pod is a multicri pod",
+    )
+    adapter_name: str = Field(default="slurm", description="what runs multicri pods")
+    handler: str = Field(default="multicri", description="the RuntimeClass handler that makes a pod a multicri pod")
+    root_dir: Path = Field(default=Path("/var/lib/multicri-proxy"), description="directory of the proxy's key")
+    resources_cache_path: Path = Field(
+        default=Path("/var/lib/multicri-proxy/resources"),
+        description="directory of the records of sandboxes, containers and images",
+    )
+    pod_ip: str = Field(default="", description="IP of multicri pods; empty: the node's")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="the least important log lines to write"
+    )
+    enable_pod_persistence: bool = Field(
+        default=True, description="keep records through restarts; cannot be switched off: a job is submitted once"
+    )
+    sandbox_image: str = Field(default="", description="refused: no adapter starts a pause container")
+    enable_pod_network: bool = Field(default=False, description="not built yet")
+    network_bin_dir: str = Field(default="", description="not built yet")
+    network_conf_dir: str = Field(default="", description="not built yet")
+    stream_addr: str = Field(default="", description="not built yet")
+    stream_port: str = Field(default="", description="not built yet")
+    adapters: dict[str, dict[str, Any]] = Field(
+        default={}, description="file only: each adapter's own section, by its name"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name, what in _NOT_YET.items():
+            if getattr(self, name):
+                raise ValueError(f"{name}: {what} is not built yet; remove this setting")
+        if self.sandbox_image:
+            raise ValueError("sandbox_image: multicri pods have no pause container; set it in containerd instead")
+        if not self.enable_pod_persistence:
+            raise ValueError("enable_pod_persistence: without records a job could be submitted twice; leave it on")
+        for name in ("socket_path", "root_dir", "resources_cache_path"):
+            _absolute(getattr(self, name))
+        for name, path in self.remote_runtime_endpoints.items():
+            if not path.startswith("/"):
+                raise ValueError(f"remote_runtime_endpoints: {name}: {path!r} is no absolute path of a socket")
+            if path == str(self.socket_path):
+                raise ValueError(f"remote_runtime_endpoints: {name} is our own socket_path: calls would go in circles")
+        if self.handler in self.remote_runtime_endpoints:
+            raise ValueError(f"handler: {self.handler!r} is the name of an endpoint too; rename one")
+        return self
+
+
+FLAGS = tuple(name for name in Settings.model_fields if name != "adapters")
+"""Settings that have a flag: ``socket_path`` is ``--socket-path``."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A value, and where its author finds it."""
+
+    value: object
+    source: str
+
+
+def load(*, flags: Mapping[str, str], environment: Mapping[str, str], file: Path | None) -> Settings:
+    """All settings from all three places.
+
+    flags: by setting name, unset ones left out. Raises InvalidArgument, which names the setting and its source.
+    """
+    given: dict[str, _Given] = {}
+    sections: dict[str, dict[str, Any]] = {}
+    if file:
+        for name, value in _read(file).items():
+            if isinstance(value, dict) and name not in Settings.model_fields:
+                sections[name] = dict(value)
+            else:
+                given[name] = _Given(value, f"in {file}")
+    for variable, text in environment.items():
+        if variable.startswith(ENVIRONMENT_PREFIX):
+            given[variable.removeprefix(ENVIRONMENT_PREFIX).lower()] = _Given(text, f"from {variable}")
+        elif match := _ADAPTER_ENVIRONMENT.fullmatch(variable):
+            sections.setdefault(match[1].lower(), {})[match[2].lower()] = text
+    for name, text in flags.items():
+        given[name] = _Given(text, f"from --{name.replace('_', '-')}")
+    for name, item in given.items():
+        if name not in FLAGS:
+            near = difflib.get_close_matches(name, FLAGS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise InvalidArgument(f"{name} ({item.source}) is no setting{hint}")
+    try:
+        return Settings.model_validate({name: item.value for name, item in given.items()} | {"adapters": sections})
+    except ValidationError as error:
+        raise InvalidArgument("; ".join(_sentence(dict(e), given) for e in error.errors())) from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InvalidArgument(f"cannot read the configuration file {file}: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise InvalidArgument(f"{file}: wants settings as 'name: value', found {type(content).__name__}")
+    return content
+
+
+def _sentence(error: dict[str, Any], given: Mapping[str, _Given]) -> str:
+    message = str(error["msg"]).removeprefix("Value error, ")
+    name = str(error["loc"][0]) if error["loc"] else message.partition(":")[0]
+    source = f" ({given[name].source})" if name in given else ""
+    return f"{name}{source}: {message.removeprefix(f'{name}: ')}"
