@@ -110,7 +110,7 @@ def _failure(path: str, error: Exception) -> CallFailed:
         return CallFailed(grpc.StatusCode.DEADLINE_EXCEEDED, f"{path} took longer than its caller waits")
     code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), None)
     if code is None:
-        log.exception("a call failed in a way that it should not", error, path=path)
+        log.defect("a call failed in a way that it should not", error, path=path)
         return CallFailed(grpc.StatusCode.INTERNAL, f"multicri-proxy has a defect: {type(error).__name__}; see its log")
     return CallFailed(code, str(error)[:_LONGEST_DETAILS])
 

@@ -82,7 +82,7 @@ class _RemoteStream:
             async for message in self._rpc:
                 yield message
         except grpc.aio.AioRpcError as error:
-            raise _failure(error) from error
+            raise _failure(error, initial_metadata=()) from error
         finally:
             self._rpc.cancel()
 
@@ -104,10 +104,11 @@ def _metadata(received: grpc.aio.Metadata | None) -> Metadata:
     return tuple(received) if received else ()
 
 
-def _failure(error: grpc.aio.AioRpcError) -> CallFailed:
+def _failure(error: grpc.aio.AioRpcError, initial_metadata: Metadata | None = None) -> CallFailed:
+    """initial_metadata: () if it is on its way already, as a stream's is."""
     return CallFailed(
         error.code(),
         error.details() or "",
-        initial_metadata=_metadata(error.initial_metadata()),
+        initial_metadata=_metadata(error.initial_metadata()) if initial_metadata is None else initial_metadata,
         trailing_metadata=_metadata(error.trailing_metadata()),
     )

@@ -1,5 +1,7 @@
 """The kubelet's side: a unix socket, one generic handler, bytes in, bytes out."""
 
+from __future__ import annotations
+
 import asyncio
 import os
 import socket

@@ -59,7 +59,7 @@ SocketPath = Annotated[Path, BeforeValidator(_bare_path)]
 class Settings(BaseModel):
     """What ``multicri-proxy serve`` can be told. A field's description is its help text."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
     socket_path: SocketPath = Field(
         default=Path("/run/multicri.sock"), description="unix socket that the kubelet talks to"

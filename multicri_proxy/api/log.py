@@ -35,7 +35,7 @@ class Log:
     def error(self, message: str, **facts: object) -> None:
         self._say(logging.ERROR, message, facts)
 
-    def exception(self, message: str, error: BaseException, **facts: object) -> None:
+    def defect(self, message: str, error: BaseException, **facts: object) -> None:
         """An error that nobody expected, with its traceback."""
         self._say(logging.ERROR, message, facts, error)
 
