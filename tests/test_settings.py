@@ -1,0 +1,98 @@
+"""Flags, environment and file."""
+
+from pathlib import Path
+
+import pytest
+
+from multicri_proxy.api.errors import InvalidArgument
+from multicri_proxy.settings import Settings, load
+
+
+def loaded(
+    file: Path | None = None, environment: dict[str, str] | None = None, **flags: str
+) -> Settings:
+    return load(flags=flags, environment=environment or {}, file=file)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "config.yaml"
+
+
+def test_a_flag_wins_over_the_environment_and_that_over_the_file(file: Path) -> None:
+    file.write_text("socket_path: /f.sock\nhandler: from-file\nroot_dir: /f\n")
+    environment = {"MULTICRI_SOCKET_PATH": "/e.sock", "MULTICRI_HANDLER": "from-environment"}
+    settings = loaded(file, environment, socket_path="/flag.sock")
+    assert settings.socket_path == Path("/flag.sock")
+    assert settings.handler == "from-environment"
+    assert settings.root_dir == Path("/f")
+
+
+def test_an_adapters_section_comes_from_the_file_and_from_its_own_variables(file: Path) -> None:
+    file.write_text("slurm:\n  mount_path: a\n  known_hosts: /k\n")
+    settings = loaded(file, {"CRI_SLURM_MOUNT_PATH": "b", "CRI_SLURM_BUILD_IN_CLUSTER": "true"})
+    assert settings.adapters == {"slurm": {"mount_path": "b", "known_hosts": "/k", "build_in_cluster": "true"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("default:/run/a.sock,kata:/run/k.sock", {"default": "/run/a.sock", "kata": "/run/k.sock"}),
+        ("default:unix:///run/a.sock", {"default": "/run/a.sock"}),
+        ("default:unix:/run/a.sock", {"default": "/run/a.sock"}),
+        ("", {}),
+    ],
+)
+def test_endpoints_are_names_and_paths_with_or_without_a_scheme(text: str, expected: dict[str, str]) -> None:
+    assert loaded(remote_runtime_endpoints=text).remote_runtime_endpoints == expected
+
+
+def test_a_socket_path_may_have_the_kubelets_scheme() -> None:
+    assert loaded(socket_path="unix:///run/m.sock").socket_path == Path("/run/m.sock")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"stream_port": "10010"}, r"stream_port \(from --stream-port\): .* is not built yet; remove"),
+        ({"enable_pod_network": "true"}, "enable_pod_network .* is not built yet"),
+        ({"sandbox_image": "pause:3.9"}, "sandbox_image .* no pause container"),
+        ({"enable_pod_persistence": "false"}, "enable_pod_persistence .* submitted twice"),
+        ({"enable_pod_persistence": "perhaps"}, "enable_pod_persistence .* valid boolean"),
+        ({"remote_runtime_endpoints": "/run/a.sock"}, "is no name:path"),
+        ({"remote_runtime_endpoints": "unix:///run/a.sock"}, "is no name:path"),
+        ({"remote_runtime_endpoints": "default:/a,default:/b"}, "'default' is named twice"),
+        ({"remote_runtime_endpoints": "default:a.sock"}, "default: 'a.sock' is no absolute path"),
+        ({"remote_runtime_endpoints": "default:/run/multicri.sock"}, "our own socket_path"),
+        ({"remote_runtime_endpoints": "multicri:/run/a.sock"}, "handler.* is the name of an endpoint too"),
+        ({"socket_path": "m.sock"}, "'m.sock' is no absolute path"),
+        ({"log_level": "loud"}, "log_level .*'debug', 'info', 'warning' or 'error'"),
+    ],
+)
+def test_a_bad_setting_is_refused_with_its_name_its_source_and_the_mend(flags: dict[str, str], message: str) -> None:
+    with pytest.raises(InvalidArgument, match=message):
+        loaded(**flags)
+
+
+def test_what_is_off_anyway_may_be_said(file: Path) -> None:
+    file.write_text("enable_pod_network: false\nenable_pod_persistence: true\n")
+    assert not loaded(file).enable_pod_network
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("socket_pth: /a", r"socket_pth \(in .*config.yaml\) is no setting; did you mean socket_path"),
+        ("- a", "wants settings as 'name: value', found list"),
+        ("a: [", "cannot read the configuration file"),
+    ],
+)
+def test_a_bad_file_is_refused_with_its_path(file: Path, text: str, message: str) -> None:
+    file.write_text(text)
+    with pytest.raises(InvalidArgument, match=message):
+        loaded(file)
+
+
+def test_a_file_that_is_not_there_is_refused_with_its_path(file: Path) -> None:
+    with pytest.raises(InvalidArgument, match=str(file)):
+        loaded(file)
