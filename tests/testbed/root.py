@@ -1,0 +1,150 @@
+"""The cluster's root file system: Debian trixie with Slurm, munge, sshd, Apptainer and Charliecloud. Built once."""
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from testbed.authority import Authority
+from testbed.packages import NO_DAEMONS, Mirror, mirror
+from testbed.programs import CLEAN_ENV, run
+
+SUITE = "trixie"
+PACKAGES = (
+    "catatonit",  # PID 1 of each host: reaps
+    "charliecloud",
+    "fuse-overlayfs",
+    "fuse2fs",
+    "fuse3",
+    "iproute2",
+    "jq",
+    "munge",
+    "openssh-server",
+    "procps",
+    "slurm-client",
+    "slurmctld",
+    "slurmd",
+    "squashfuse",
+    "uidmap",
+)
+# trixie has no Apptainer; sid does, and nothing else may come from there
+SID_PACKAGES = ("apptainer",)
+ACCOUNTING_PACKAGES = ("mariadb-server", "slurm-wlm-mysql-plugin", "slurmdbd")
+APPTAINER_GROUP = "apptainer"
+BUILD_TIMEOUT_S = 1200
+
+FILES = {
+    # sid's Release file may be past its date
+    "etc/apt/apt.conf.d/99testbed": """\
+Acquire::Check-Valid-Until "false";
+Acquire::Languages "none";
+APT::Install-Recommends "false";
+APT::Install-Suggests "false";
+DPkg::Use-Pty "0";
+""",
+    "etc/dpkg/dpkg.cfg.d/testbed": """\
+path-exclude=/usr/share/doc/*
+path-exclude=/usr/share/man/*
+path-exclude=/usr/share/locale/*
+force-unsafe-io
+""",
+    "etc/apt/preferences.d/testbed": """\
+Package: *
+Pin: release n=sid
+Pin-Priority: 100
+""",
+    "usr/sbin/policy-rc.d": NO_DAEMONS,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RootUser:
+    """A user of the cluster as its root file system knows them."""
+
+    name: str
+    uid: int
+    password: str
+    apptainer: bool
+    """Whether the user may execute apptainer; for others it is as if it were not installed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterRoot:
+    """The root file system for these users; with accounting it has a database too."""
+
+    cache: Path
+    authority: Authority
+    users: tuple[RootUser, ...]
+    accounting: bool
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        return PACKAGES + (ACCOUNTING_PACKAGES if self.accounting else ())
+
+    @property
+    def path(self) -> Path:
+        """Where it is, once built. Another recipe, user or CA makes another root."""
+        ingredients = (Path(__file__).read_text(), self.packages, self.users, self.authority.certificate.read_text())
+        return self.cache / f"root-{hashlib.sha256(repr(ingredients).encode()).hexdigest()[:12]}"
+
+    def ensure(self) -> None:
+        """Build it unless the cache has it: about a minute."""
+        if self.path.exists():
+            return
+        partial = self.cache / "root.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        _build(partial, mirror(), self)
+        partial.rename(self.path)
+
+
+def _build(root: Path, archive: Mirror, wanted: ClusterRoot) -> None:
+    variables = {key.split("::")[1] + "_proxy": value for key, value in archive.proxies}
+    env = {**CLEAN_ENV, **variables, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
+    include = "--include=ca-certificates"
+    _contained(["debootstrap", "--variant=minbase", include, SUITE, str(root), archive.uri], env)
+    for path, text in FILES.items():
+        (root / path).write_text(text)
+    (root / "usr/sbin/policy-rc.d").chmod(0o755)
+    (root / "etc/apt/sources.list").write_text(f"deb {archive.uri} {SUITE} main\ndeb {archive.uri} sid main\n")
+    shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
+
+    def inside(*argv: str) -> None:
+        _contained(["chroot", str(root), *argv], env)
+
+    inside("apt-get", "-q", "update")
+    inside("apt-get", "-q", "-y", "install", *wanted.packages, *(f"{name}/sid" for name in SID_PACKAGES))
+    inside("apt-get", "clean")
+    shutil.rmtree(root / "var/lib/apt/lists")
+    (root / "etc/resolv.conf").write_text("")
+    inside("groupadd", "--system", APPTAINER_GROUP)
+    for user in wanted.users:
+        groups = ["--groups", APPTAINER_GROUP] if user.apptainer else []
+        inside("useradd", "--create-home", "--shell", "/bin/bash", "--uid", str(user.uid), *groups, user.name)
+        run(["chroot", str(root), "chpasswd"], timeout_s=30, stdin=f"{user.name}:{user.password}\n")
+    _restrict_apptainer(root, inside)
+    shutil.copy(wanted.authority.certificate, root / "usr/local/share/ca-certificates/testbed.crt")
+    inside("update-ca-certificates")
+
+
+def _restrict_apptainer(root: Path, inside: Callable[..., None]) -> None:
+    """Move it behind a directory that only its group may enter: for others no search of any PATH finds it.
+
+    Clearing its x bits would not do: `command -v` names files that are not executable, too.
+    Apptainer looks for its configuration and helpers beside the bin directory that it is in, hence the links.
+    """
+    prefix = Path("opt/apptainer")
+    (root / prefix / "bin").mkdir(parents=True)
+    for name in ("etc", "var", "usr/lib", "usr/libexec", "usr/share"):
+        (root / prefix / Path(name).name).symlink_to(f"/{name}")
+    (root / "usr/bin/apptainer").rename(root / prefix / "bin/apptainer")
+    (root / "usr/bin/apptainer").symlink_to(f"/{prefix}/bin/apptainer")
+    inside("chgrp", APPTAINER_GROUP, f"/{prefix}")
+    inside("chmod", "0750", f"/{prefix}")
+
+
+def _contained(argv: list[str], env: dict[str, str]) -> None:
+    """Run in namespaces of its own: a build that is cut short leaves no process and no mount."""
+    contained = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", *argv]
+    run(contained, timeout_s=BUILD_TIMEOUT_S, env=env)
