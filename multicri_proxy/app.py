@@ -1,0 +1,100 @@
+"""What the daemon is made of: everything is opened here, in order, and closed in the opposite order."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import entry_points
+from typing import Any
+
+import uvloop
+
+from multicri_proxy.api.adapter import AdapterContext
+from multicri_proxy.api.errors import InvalidArgument
+from multicri_proxy.api.log import Log, write_to_stderr
+from multicri_proxy.interposer import Interposer
+from multicri_proxy.ledger import Ledger
+from multicri_proxy.local import LocalRuntime
+from multicri_proxy.remote import RemoteRuntime
+from multicri_proxy.routing import Router
+from multicri_proxy.runtime.service import RuntimeService
+from multicri_proxy.secrets import SealedSecrets
+from multicri_proxy.server import Server
+from multicri_proxy.settings import Settings
+
+log = Log("app")
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises a MulticriError, before anything is served, if the settings do not fit this machine.
+    """
+    write_to_stderr(settings.log_level)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_until_stopped(settings))
+
+
+async def _until_stopped(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running(settings):
+        await stop.wait()
+        log.info("stopping")
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[None]:
+    """The whole proxy, from entering to leaving."""
+    async with AsyncExitStack() as stack:
+        endpoints = {
+            name: await stack.enter_async_context(RemoteRuntime(path))
+            for name, path in settings.remote_runtime_endpoints.items()
+        }
+        ledger = await stack.enter_async_context(Ledger.open(settings.resources_cache_path / "ledger.db"))
+        images = await _plug_in("images", "pool")(ledger.space("images"))
+        context = AdapterContext(
+            settings=settings.adapters.get(settings.adapter_name, {}),
+            store=ledger.space(f"adapter/{settings.adapter_name}"),
+            secrets=SealedSecrets.from_file(settings.root_dir / "secret.key"),
+            image_builders=[point.load() for point in entry_points(group="multicri_proxy.image_builders")],
+        )
+        service = await stack.enter_async_context(
+            RuntimeService(
+                adapter=_plug_in("adapters", settings.adapter_name)(context),
+                images=images,
+                ledger=ledger,
+                handler=settings.handler,
+                pod_ip=settings.pod_ip or _node_ip(),
+                directory=settings.resources_cache_path,
+            )
+        )
+        interposer = Interposer(
+            router=Router(handler=settings.handler, endpoints=frozenset(endpoints), ours=service),
+            endpoints=endpoints,
+            adapter=LocalRuntime(service),
+        )
+        await stack.enter_async_context(Server(interposer, settings.socket_path))
+        yield
+
+
+def _plug_in(group: str, name: str) -> Any:  # noqa: ANN401  (each group has a factory of its own type)
+    points = {point.name: point for point in entry_points(group=f"multicri_proxy.{group}")}
+    if name not in points:
+        raise InvalidArgument(f"adapter_name: {name!r} is not installed; there are: {', '.join(sorted(points))}")
+    return points[name].load()
+
+
+def _node_ip() -> str:
+    """The address from which this node would reach others. A datagram socket's connect sends nothing."""
+    for family, somewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect((somewhere, 9))
+            except OSError:
+                continue
+            return str(probe.getsockname()[0])
+    return "127.0.0.1"

@@ -1,0 +1,6 @@
+"""The kubelet's role: a CRI client, and a daemon of ours for it to talk to."""
+
+from kubelet.client import Kubelet
+from kubelet.proxy import Proxy
+
+__all__ = ["Kubelet", "Proxy"]

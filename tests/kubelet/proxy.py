@@ -1,0 +1,74 @@
+"""``multicri-proxy serve`` as a process of its own, to be killed and started again."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc.aio
+
+_START_TIMEOUT_S = 30.0
+
+
+@dataclass
+class Proxy:
+    """directory: for its socket, records, key and log. config: its configuration file."""
+
+    directory: Path
+    config: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def socket_path(self) -> Path:
+        return self.directory / "multicri.sock"
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "multicri-proxy.log"
+
+    async def start(self) -> None:
+        """Returns when it answers. Raises RuntimeError with its log if it does not."""
+        argv = [
+            *(sys.executable, "-m", "multicri_proxy", "serve", "--config", str(self.config)),
+            *("--socket-path", str(self.socket_path), "--root-dir", str(self.directory / "root")),
+            *("--resources-cache-path", str(self.directory / "resources"), "--log-level", "debug"),
+        ]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(argv, stdout=log, stderr=log, env=os.environ | dict(self.environment))
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                while not await self._answers():
+                    if self.process.poll() is not None:
+                        raise RuntimeError(f"exit status {self.process.returncode}: {self.log.read_text()}")
+                    await asyncio.sleep(0.02)
+        except TimeoutError as error:
+            raise RuntimeError(f"no answer: {self.log.read_text()}") from error
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._end(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        self._end(signal.SIGTERM)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self.process:
+            self.process.send_signal(how)
+            self.process.wait(_START_TIMEOUT_S)
+            self.process = None
+
+    async def _answers(self) -> bool:
+        """Any answer will do: the runtime behind it may be down."""
+        if not self.socket_path.is_socket():
+            return False
+        async with grpc.aio.insecure_channel(f"unix:{self.socket_path}") as channel:
+            try:
+                await channel.unary_unary("/runtime.v1.RuntimeService/Version")(b"", timeout=2)
+            except grpc.aio.AioRpcError as error:
+                return "connect" not in (error.details() or "") or str(self.socket_path) not in (error.details() or "")
+        return True
