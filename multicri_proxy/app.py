@@ -18,7 +18,7 @@ from multicri_proxy.ledger import Ledger
 from multicri_proxy.local import LocalRuntime
 from multicri_proxy.remote import RemoteRuntime
 from multicri_proxy.routing import Router
-from multicri_proxy.runtime.service import RuntimeService
+from multicri_proxy.runtime.service import Runtime
 from multicri_proxy.secrets import SealedSecrets
 from multicri_proxy.server import Server
 from multicri_proxy.settings import Settings
@@ -51,7 +51,7 @@ async def running(settings: Settings) -> AsyncIterator[None]:
     """The whole proxy, from entering to leaving."""
     async with AsyncExitStack() as stack:
         endpoints = {
-            name: await stack.enter_async_context(RemoteRuntime(path))
+            name: await stack.enter_async_context(RemoteRuntime(name, path))
             for name, path in settings.remote_runtime_endpoints.items()
         }
         ledger = await stack.enter_async_context(Ledger.open(settings.resources_cache_path / "ledger.db"))
@@ -63,7 +63,7 @@ async def running(settings: Settings) -> AsyncIterator[None]:
             image_builders=[point.load() for point in entry_points(group="multicri_proxy.image_builders")],
         )
         service = await stack.enter_async_context(
-            RuntimeService(
+            Runtime(
                 adapter=_plug_in("adapters", settings.adapter_name)(context),
                 images=images,
                 ledger=ledger,
@@ -75,13 +75,13 @@ async def running(settings: Settings) -> AsyncIterator[None]:
         interposer = Interposer(
             router=Router(handler=settings.handler, endpoints=frozenset(endpoints), ours=service),
             endpoints=endpoints,
-            adapter=LocalRuntime(service),
+            adapter=LocalRuntime(settings.handler, service),
         )
         await stack.enter_async_context(Server(interposer, settings.socket_path))
         yield
 
 
-def _plug_in(group: str, name: str) -> Any:  # noqa: ANN401  (each group has a factory of its own type)
+def _plug_in(group: str, name: str) -> Any:  # each group has a factory of its own type
     points = {point.name: point for point in entry_points(group=f"multicri_proxy.{group}")}
     if name not in points:
         raise InvalidArgument(f"adapter_name: {name!r} is not installed; there are: {', '.join(sorted(points))}")

@@ -26,9 +26,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """A unary call's answer with status OK."""
+    """A unary call's answer with status OK. owner: the name of the runtime that gave it."""
 
     message: bytes
+    owner: str = ""
     initial_metadata: Metadata = ()
     trailing_metadata: Metadata = ()
 
@@ -45,10 +46,12 @@ class CallFailed(Exception):
         code: grpc.StatusCode,
         details: str,
         *,
+        owner: str = "",
         initial_metadata: Metadata = (),
         trailing_metadata: Metadata = (),
     ) -> None:
         super().__init__(code, details)
+        self.owner = owner
         self.code = code
         self.details = details
         self.initial_metadata = initial_metadata
@@ -57,6 +60,11 @@ class CallFailed(Exception):
 
 class Stream(Protocol):
     """The answer to a streaming call: iterate it once, to its end. Raises CallFailed for a status that is not OK."""
+
+    @property
+    def owner(self) -> str:
+        """The name of the runtime that gives it."""
+        ...
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 

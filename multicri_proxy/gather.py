@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 
 from multicri_proxy.calls import Call, CallFailed, Metadata, Reply, Runtime, Stream
 from multicri_proxy.methods import Merge
@@ -23,8 +24,9 @@ async def call_every(runtimes: Sequence[Runtime], call: Call, merge: Merge) -> R
         if isinstance(outcome, CallFailed):
             raise outcome
         replies.append(outcome)
-    first = replies[0]
-    return first if merge is Merge.FIRST else first.with_more(b"".join(reply.message for reply in replies[1:]))
+    owner = "+".join(reply.owner for reply in replies)
+    more = b"" if merge is Merge.FIRST else b"".join(reply.message for reply in replies[1:])
+    return replace(replies[0], message=replies[0].message + more, owner=owner)
 
 
 async def _outcome(runtime: Runtime, call: Call) -> Reply | CallFailed:
@@ -50,6 +52,7 @@ class _Ended:
 
 class _MergedStream:
     def __init__(self, streams: Sequence[Stream], *, until_any_ends: bool) -> None:
+        self.owner = "+".join(stream.owner for stream in streams)
         self._streams = streams
         self._until_any_ends = until_any_ends
 

@@ -47,7 +47,8 @@ class LocalRuntime:
     A call ends with DEADLINE_EXCEEDED when its time is up, so that none outlives its caller.
     """
 
-    def __init__(self, service: object) -> None:
+    def __init__(self, name: str, service: object) -> None:
+        self.name = name
         self._handlers = {
             f"/{descriptor.full_name}/{method.name}": _Handler(request=GetMessageClass(method.input_type), run=run)
             for descriptor in cri.DESCRIPTOR.services_by_name.values()
@@ -61,30 +62,32 @@ class LocalRuntime:
             async with asyncio.timeout(call.timeout_s):
                 response: Message = await handler.run(request)
         except Exception as error:
-            raise _failure(call.path, error) from error
-        return Reply(message=response.SerializeToString())
+            raise _failure(self.name, call.path, error) from error
+        return Reply(message=response.SerializeToString(), owner=self.name)
 
     async def stream(self, call: Call) -> Stream:
         handler, request = self._decode(call)
-        return _LocalStream(call.path, handler.run(request))
+        return _LocalStream(self.name, call.path, handler.run(request))
 
     def relay(self, call: Call, requests: AsyncIterator[bytes]) -> Stream:
-        raise _unimplemented(call.path)
+        raise _unimplemented(self.name, call.path)
 
     def _decode(self, call: Call) -> tuple[_Handler, Message]:
         handler = self._handlers.get(call.path)
         if handler is None:
-            raise _unimplemented(call.path)
+            raise _unimplemented(self.name, call.path)
         request = handler.request()
         try:
             request.ParseFromString(call.request)
         except DecodeError as error:
-            raise CallFailed(grpc.StatusCode.INVALID_ARGUMENT, f"cannot decode {call.path}: {error}") from error
+            details = f"cannot decode {call.path}: {error}"
+            raise CallFailed(grpc.StatusCode.INVALID_ARGUMENT, details, owner=self.name) from error
         return handler, request
 
 
 class _LocalStream:
-    def __init__(self, path: str, responses: AsyncIterator[Message]) -> None:
+    def __init__(self, owner: str, path: str, responses: AsyncIterator[Message]) -> None:
+        self.owner = owner
         self._path = path
         self._responses = responses
 
@@ -93,7 +96,7 @@ class _LocalStream:
             async for response in self._responses:
                 yield response.SerializeToString()
         except Exception as error:
-            raise _failure(self._path, error) from error
+            raise _failure(self.owner, self._path, error) from error
 
     async def initial_metadata(self) -> Metadata:
         return ()
@@ -105,18 +108,21 @@ class _LocalStream:
         """Whoever reads the stream is cancelled, and the iterator with it."""
 
 
-def _failure(path: str, error: Exception) -> CallFailed:
+def _failure(owner: str, path: str, error: Exception) -> CallFailed:
     if isinstance(error, TimeoutError):
-        return CallFailed(grpc.StatusCode.DEADLINE_EXCEEDED, f"{path} took longer than its caller waits")
+        details = f"{path} took longer than its caller waits"
+        return CallFailed(grpc.StatusCode.DEADLINE_EXCEEDED, details, owner=owner)
     code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), None)
     if code is None:
         log.defect("a call failed in a way that it should not", error, path=path)
-        return CallFailed(grpc.StatusCode.INTERNAL, f"multicri-proxy has a defect: {type(error).__name__}; see its log")
-    return CallFailed(code, str(error)[:_LONGEST_DETAILS])
+        details = f"multicri-proxy has a defect: {type(error).__name__}; see its log"
+        return CallFailed(grpc.StatusCode.INTERNAL, details, owner=owner)
+    return CallFailed(code, str(error)[:_LONGEST_DETAILS], owner=owner)
 
 
-def _unimplemented(path: str) -> CallFailed:
-    return CallFailed(grpc.StatusCode.UNIMPLEMENTED, f"{path} is not there for pods that multicri-proxy runs itself")
+def _unimplemented(owner: str, path: str) -> CallFailed:
+    details = f"{path} is not there for pods that multicri-proxy runs itself"
+    return CallFailed(grpc.StatusCode.UNIMPLEMENTED, details, owner=owner)
 
 
 def _snake_case(name: str) -> str:

@@ -39,7 +39,8 @@ _OWN_METADATA = frozenset({"user-agent"})
 class RemoteRuntime:
     """The runtime that listens on a socket. It need not be there yet: a call fails with Unavailable until it is."""
 
-    def __init__(self, socket_path: str) -> None:
+    def __init__(self, name: str, socket_path: str) -> None:
+        self.name = name
         self._channel = grpc.aio.insecure_channel(f"unix:{socket_path}", options=_OPTIONS)
         self._unary: dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {
             path: self._channel.unary_unary(path) for path, row in METHODS.items() if not row.streaming
@@ -58,23 +59,27 @@ class RemoteRuntime:
         try:
             return Reply(
                 message=await rpc,
+                owner=self.name,
                 initial_metadata=_metadata(await rpc.initial_metadata()),
                 trailing_metadata=_metadata(await rpc.trailing_metadata()),
             )
         except grpc.aio.AioRpcError as error:
-            raise _failure(error) from error
+            raise _failure(self.name, error, _metadata(error.initial_metadata())) from error
 
     async def stream(self, call: Call) -> Stream:
         rpc: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(call.path)
-        return _RemoteStream(rpc(call.request, timeout=call.timeout_s, metadata=_forwarded(call.metadata)))
+        return _RemoteStream(self.name, rpc(call.request, timeout=call.timeout_s, metadata=_forwarded(call.metadata)))
 
     def relay(self, call: Call, requests: AsyncIterator[bytes]) -> Stream:
         rpc: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(call.path)
-        return _RemoteStream(rpc(requests, timeout=call.timeout_s, metadata=_forwarded(call.metadata)))
+        return _RemoteStream(self.name, rpc(requests, timeout=call.timeout_s, metadata=_forwarded(call.metadata)))
 
 
 class _RemoteStream:
-    def __init__(self, rpc: "grpc.aio.UnaryStreamCall[bytes, bytes] | grpc.aio.StreamStreamCall[bytes, bytes]") -> None:
+    def __init__(
+        self, owner: str, rpc: "grpc.aio.UnaryStreamCall[bytes, bytes] | grpc.aio.StreamStreamCall[bytes, bytes]"
+    ) -> None:
+        self.owner = owner
         self._rpc = rpc
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -82,7 +87,7 @@ class _RemoteStream:
             async for message in self._rpc:
                 yield message
         except grpc.aio.AioRpcError as error:
-            raise _failure(error, initial_metadata=()) from error
+            raise _failure(self.owner, error) from error
         finally:
             self._rpc.cancel()
 
@@ -104,11 +109,12 @@ def _metadata(received: grpc.aio.Metadata | None) -> Metadata:
     return tuple(received) if received else ()
 
 
-def _failure(error: grpc.aio.AioRpcError, initial_metadata: Metadata | None = None) -> CallFailed:
-    """initial_metadata: () if it is on its way already, as a stream's is."""
+def _failure(owner: str, error: grpc.aio.AioRpcError, initial_metadata: Metadata = ()) -> CallFailed:
+    """initial_metadata: empty for a stream, whose own is on its way already."""
     return CallFailed(
         error.code(),
         error.details() or "",
-        initial_metadata=_metadata(error.initial_metadata()) if initial_metadata is None else initial_metadata,
+        owner=owner,
+        initial_metadata=initial_metadata,
         trailing_metadata=_metadata(error.trailing_metadata()),
     )

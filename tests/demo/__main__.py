@@ -150,7 +150,9 @@ async def show(bed: Testbed, directory: Path, progress: Progress) -> bool:
 
 def main() -> int:
     progress = Progress()
-    progress.step("the test bed: containerd, a Slurm cluster of three hosts, sshd, a registry (minutes, the first time)")
+    progress.step(
+        "the test bed: containerd, a Slurm cluster of three hosts, sshd, a registry (minutes, the first time)"
+    )
     with test_bed() as bed, tempfile.TemporaryDirectory(prefix="multicri-demo-") as directory:
         good = asyncio.run(show(bed, Path(directory), progress))
     print(f"\n{'Both pods ran as they should.' if good else 'FAILED: see above.'}")

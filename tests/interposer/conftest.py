@@ -54,12 +54,12 @@ async def running_rig(tmp_path: Path) -> AsyncIterator[Rig]:
     backend_socket, proxy_socket = tmp_path / "runtime.sock", tmp_path / "proxy.sock"
     async with (
         scripted.serving(backend_socket) as backend,
-        RemoteRuntime(str(backend_socket)) as remote,
+        RemoteRuntime("default", str(backend_socket)) as remote,
         Server(
             Interposer(
                 router=Router(handler="multicri", endpoints=frozenset({"default"}), ours=NothingOurs()),
                 endpoints={"default": remote},
-                adapter=LocalRuntime(Silent()),
+                adapter=LocalRuntime("multicri", Silent()),
             ),
             proxy_socket,
             drain_s=0.2,

@@ -19,7 +19,7 @@ UNARY = "/runtime.v1.RuntimeService/ContainerStatus"
 
 
 def server(path: Path, drain_s: float = 0.1) -> Server:
-    return Server(LocalRuntime(Silent()), path, drain_s=drain_s)
+    return Server(LocalRuntime("multicri", Silent()), path, drain_s=drain_s)
 
 
 async def test_the_socket_is_for_its_owner_alone_and_is_gone_afterwards(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ async def test_a_call_in_flight_ends_well_when_the_proxy_is_asked_to_stop(tmp_pa
 
     path = tmp_path / "proxy.sock"
     async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
-        serving = Server(LocalRuntime(Slow()), path, drain_s=20)
+        serving = Server(LocalRuntime("multicri", Slow()), path, drain_s=20)
         await serving.__aenter__()
         call = asyncio.ensure_future(channel.unary_unary("/runtime.v1.RuntimeService/Version")(b""))
         await asyncio.wait_for(begun.wait(), 10)

@@ -63,12 +63,12 @@ async def two(tmp_path: Path) -> AsyncIterator[Two]:
             for name in ("default", "kata")
         }
         remotes = {
-            name: await stack.enter_async_context(RemoteRuntime(str(backend.socket_path)))
+            name: await stack.enter_async_context(RemoteRuntime(name, str(backend.socket_path)))
             for name, backend in backends.items()
         }
         adapter = OneContainer()
         router = Router(handler="multicri", endpoints=frozenset(remotes), ours=adapter)
-        proxy = Interposer(router=router, endpoints=remotes, adapter=LocalRuntime(adapter))
+        proxy = Interposer(router=router, endpoints=remotes, adapter=LocalRuntime("multicri", adapter))
         yield Two(default=backends["default"], kata=backends["kata"], proxy=proxy)
 
 

@@ -11,9 +11,9 @@ import grpc.aio
 import pytest
 from kubelet import Kubelet, Proxy
 from kubelet.client import PodOnNode, read_log
-from main_job.conftest import jobs_of
 from testbed import Testbed
 
+from main_job.conftest import jobs_of
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 
 pytestmark = pytest.mark.testbed
@@ -93,7 +93,7 @@ async def start_as_the_kubelet_does(kubelet: Kubelet, container_id: str) -> None
     try:
         await kubelet.start(container_id)
     except grpc.aio.AioRpcError as error:
-        assert error.code() is grpc.StatusCode.FAILED_PRECONDITION  # noqa: PT017
+        assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
 async def assert_one_job_ran_whole(bed: Testbed, kubelet: Kubelet, pods: Pods) -> None:
@@ -167,9 +167,7 @@ async def test_killed_again_and_again(bed: Testbed, proxy: Proxy, kubelet: Kubel
     await assert_one_job_ran_whole(bed, kubelet, pods)
 
 
-async def test_the_job_ends_while_the_proxy_is_away(
-    bed: Testbed, proxy: Proxy, kubelet: Kubelet, pods: Pods
-) -> None:
+async def test_the_job_ends_while_the_proxy_is_away(bed: Testbed, proxy: Proxy, kubelet: Kubelet, pods: Pods) -> None:
     await kubelet.start(pods.job_container)
     proxy.kill()
     async with asyncio.timeout(60):

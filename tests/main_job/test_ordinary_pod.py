@@ -48,7 +48,10 @@ async def test_containerd_answers_byte_for_byte_as_without_the_proxy(bed: Testbe
         ("/runtime.v1.RuntimeService/Version", b""),
         ("/runtime.v1.RuntimeService/ContainerStatus", unknown),
         ("/runtime.v1.RuntimeService/StopContainer", unknown),
-        ("/runtime.v1.RuntimeService/RunPodSandbox", cri.RunPodSandboxRequest(runtime_handler="nvidia").SerializeToString()),
+        (
+            "/runtime.v1.RuntimeService/RunPodSandbox",
+            cri.RunPodSandboxRequest(runtime_handler="nvidia").SerializeToString(),
+        ),
         ("/runtime.v1.ImageService/ImageStatus", cri.ImageStatusRequest().SerializeToString()),
         ("/runtime.v1.RuntimeService/BornNextYear", b"\x0a\x01x"),
         ("/runtime.v1alpha2.RuntimeService/Version", b""),

@@ -9,9 +9,9 @@ import grpc.aio
 import pytest
 from kubelet import Kubelet
 from kubelet.client import read_log
-from main_job.conftest import account_of, jobs_of
 from testbed import Testbed
 
+from main_job.conftest import account_of, jobs_of
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 
 pytestmark = pytest.mark.testbed
@@ -31,9 +31,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("user", ["alice", "bob"])
-async def test_a_pod_runs_as_a_job_from_pull_to_removal(
-    bed: Testbed, kubelet: Kubelet, image: str, user: str
-) -> None:
+async def test_a_pod_runs_as_a_job_from_pull_to_removal(bed: Testbed, kubelet: Kubelet, image: str, user: str) -> None:
     before = time.time_ns()
     image_id = await kubelet.pull(image)
     pod = await kubelet.run_pod_sandbox("job", handler="multicri")
@@ -112,7 +110,9 @@ async def test_a_hostile_pod_gets_exactly_its_text_and_the_login_shell_runs_none
 ) -> None:
     pod = await kubelet.run_pod_sandbox("hostile", handler="multicri")
     await kubelet.pull(image)
-    script = 'for word in "$@"; do printf "%s" "$word" | base64 | tr -d "\\n"; echo; done; env -0 | base64 | tr -d "\\n"'
+    script = (
+        'for word in "$@"; do printf "%s" "$word" | base64 | tr -d "\\n"; echo; done; env -0 | base64 | tr -d "\\n"'
+    )
     env = {f"TEXT_{number}": text for number, text in enumerate(HOSTILE)}
     container = await kubelet.create_container(
         pod, image, command=["sh", "-c", script, "sh"], args=HOSTILE, env={**account, **env}
@@ -143,7 +143,7 @@ def decoded(line: str) -> str:
         ({"env": {"CLUSTER_PORT": "0"}}, "CLUSTER_PORT"),
     ],
 )
-async def test_what_cannot_be_passed_on_is_refused_by_name_before_anything_is_submitted(  # noqa: PLR0917
+async def test_what_cannot_be_passed_on_is_refused_by_name_before_anything_is_submitted(
     bed: Testbed,
     kubelet: Kubelet,
     image: str,
