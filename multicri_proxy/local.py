@@ -14,6 +14,7 @@ from multicri_proxy.api import errors
 from multicri_proxy.api.log import Log
 from multicri_proxy.calls import Call, CallFailed, Metadata, Reply, Stream
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
+from multicri_proxy.methods import V1, V1ALPHA2
 
 log = Log("local")
 
@@ -50,7 +51,8 @@ class LocalRuntime:
     def __init__(self, name: str, service: object) -> None:
         self.name = name
         self._handlers = {
-            f"/{descriptor.full_name}/{method.name}": _Handler(request=GetMessageClass(method.input_type), run=run)
+            f"/{version}.{descriptor.name}/{method.name}": _Handler(request=GetMessageClass(method.input_type), run=run)
+            for version in (V1, V1ALPHA2)
             for descriptor in cri.DESCRIPTOR.services_by_name.values()
             for method in descriptor.methods
             if (run := getattr(service, _snake_case(method.name), None)) is not None

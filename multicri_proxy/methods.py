@@ -145,9 +145,24 @@ IMAGE_SERVICE = (
     Method(name="ImageFsInfo", whose=Whose.DEFAULT),
 )
 
+V1, V1ALPHA2 = "runtime.v1", "runtime.v1alpha2"
+"""The two versions of CRI, by their protobuf packages. Their messages are the same on the wire: what is a string in
+the one and bytes in the other (KeyValue.value) is written alike."""
+
 METHODS = {
-    f"/runtime.v1.{service}/{method.name}": method
+    f"/{version}.{service}/{method.name}": method
+    for version in (V1, V1ALPHA2)
     for service, methods in (("RuntimeService", RUNTIME_SERVICE), ("ImageService", IMAGE_SERVICE))
     for method in methods
 }
-"""Every method of CRI v1 by its path on the wire."""
+"""Every method of CRI by its path on the wire, in both versions."""
+
+
+def version_of(path: str) -> str:
+    """The protobuf package of a method in the table."""
+    return path[1:].partition("Service/")[0].rpartition(".")[0]
+
+
+def in_version(path: str, version: str) -> str:
+    """The path of the same method in the other version of CRI."""
+    return f"/{version}{path.removeprefix(f'/{version_of(path)}')}"

@@ -1,5 +1,6 @@
 """A runtime behind a unix socket: forwards bytes, both ways, and adds nothing."""
 
+import socket
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Self
@@ -7,6 +8,7 @@ from typing import Self
 import grpc
 import grpc.aio
 
+from multicri_proxy.bridge import Bridge
 from multicri_proxy.calls import Call, CallFailed, Metadata, Reply, Stream
 from multicri_proxy.methods import METHODS
 
@@ -41,6 +43,8 @@ class RemoteRuntime:
 
     def __init__(self, name: str, socket_path: str) -> None:
         self.name = name
+        self._socket_path = socket_path
+        self._bridge = Bridge()
         self._channel = grpc.aio.insecure_channel(f"unix:{socket_path}", options=_OPTIONS)
         self._unary: dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {
             path: self._channel.unary_unary(path) for path, row in METHODS.items() if not row.streaming
@@ -55,7 +59,30 @@ class RemoteRuntime:
         await self._channel.close()
 
     async def call(self, call: Call) -> Reply:
-        rpc = self._unary[call.path](call.request, timeout=call.timeout_s, metadata=_forwarded(call.metadata))
+        path = self._bridge.path(call.path)
+        try:
+            return await self._ask(path, call)
+        except CallFailed as failure:
+            other = self._bridge.other(path, failure)
+            if other is None:
+                raise
+            try:
+                reply = await self._ask(other, call)
+            except CallFailed as second:
+                if second.code is grpc.StatusCode.UNIMPLEMENTED:
+                    raise failure from second
+                self._bridge.learn(other)
+                raise
+        self._bridge.learn(other)
+        return reply
+
+    async def _ask(self, path: str, call: Call) -> Reply:
+        rpc = self._unary[path](
+            call.request,
+            timeout=call.timeout_s,
+            metadata=_forwarded(call.metadata),
+            wait_for_ready=self._is_back(),
+        )
         try:
             return Reply(
                 message=await rpc,
@@ -67,12 +94,26 @@ class RemoteRuntime:
             raise _failure(self.name, error, _metadata(error.initial_metadata())) from error
 
     async def stream(self, call: Call) -> Stream:
-        rpc: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(call.path)
-        return _RemoteStream(self.name, rpc(call.request, timeout=call.timeout_s, metadata=_forwarded(call.metadata)))
+        rpc: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(self._bridge.path(call.path))
+        started = rpc(
+            call.request,
+            timeout=call.timeout_s,
+            metadata=_forwarded(call.metadata),
+            wait_for_ready=self._is_back(),
+        )
+        return _RemoteStream(self.name, started)
 
     def relay(self, call: Call, requests: AsyncIterator[bytes]) -> Stream:
         rpc: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(call.path)
         return _RemoteStream(self.name, rpc(requests, timeout=call.timeout_s, metadata=_forwarded(call.metadata)))
+
+    def _is_back(self) -> bool:
+        """Whether the runtime listens again while gRPC still pauses before it tries: then a call can wait for that."""
+        if self._channel.get_state() is not grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+            return False
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)
+            return probe.connect_ex(self._socket_path) == 0
 
 
 class _RemoteStream:

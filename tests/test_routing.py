@@ -6,7 +6,7 @@ import pytest
 from google.protobuf.message import Message
 
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
-from multicri_proxy.methods import IMAGE_SERVICE, METHODS, RUNTIME_SERVICE, Merge, Whose
+from multicri_proxy.methods import IMAGE_SERVICE, METHODS, RUNTIME_SERVICE, V1, V1ALPHA2, Merge, Whose
 from multicri_proxy.routing import Destination, Router, ToAdapter, ToEndpoint, ToEvery, ToOwner
 
 RUNTIME, IMAGE = "/runtime.v1.RuntimeService/", "/runtime.v1.ImageService/"
@@ -85,12 +85,13 @@ def test_a_call_goes_to_its_owner(
 
 def test_the_table_has_every_method_of_the_transcription_and_knows_which_ones_stream() -> None:
     described = {
-        f"/{service.full_name}/{method.name}": method.server_streaming
+        f"/{version}.{service.name}/{method.name}": method.server_streaming
+        for version in (V1, V1ALPHA2)
         for service in cri.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }
     assert {path: row.streaming for path, row in METHODS.items()} == described
-    assert len(RUNTIME_SERVICE) + len(IMAGE_SERVICE) == len(METHODS) == 41
+    assert len(RUNTIME_SERVICE) + len(IMAGE_SERVICE) == len(METHODS) / 2 == 41
 
 
 @pytest.mark.parametrize("path", METHODS)

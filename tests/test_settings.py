@@ -8,9 +8,7 @@ from multicri_proxy.api.errors import InvalidArgument
 from multicri_proxy.settings import Settings, load
 
 
-def loaded(
-    file: Path | None = None, environment: dict[str, str] | None = None, **flags: str
-) -> Settings:
+def loaded(file: Path | None = None, environment: dict[str, str] | None = None, **flags: str) -> Settings:
     return load(flags=flags, environment=environment or {}, file=file)
 
 

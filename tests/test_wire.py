@@ -13,9 +13,7 @@ names = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
 
 
 @given(handler=names, name=names, uid=names, annotations=st.dictionaries(names, names, max_size=3))
-def test_a_string_is_read_as_protobuf_reads_it(
-    handler: str, name: str, uid: str, annotations: dict[str, str]
-) -> None:
+def test_a_string_is_read_as_protobuf_reads_it(handler: str, name: str, uid: str, annotations: dict[str, str]) -> None:
     request = cri.RunPodSandboxRequest(
         runtime_handler=handler,
         config=cri.PodSandboxConfig(
