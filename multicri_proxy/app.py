@@ -84,7 +84,8 @@ async def running(settings: Settings) -> AsyncIterator[None]:
 def _plug_in(group: str, name: str) -> Any:  # each group has a factory of its own type
     points = {point.name: point for point in entry_points(group=f"multicri_proxy.{group}")}
     if name not in points:
-        raise InvalidArgument(f"adapter_name: {name!r} is not installed; there are: {', '.join(sorted(points))}")
+        installed = ', '.join(sorted(points)) or 'none'
+        raise InvalidArgument(f"no plug-in {name!r} among multicri_proxy.{group}; installed: {installed}")
     return points[name].load()
 
 

@@ -92,6 +92,6 @@ class Runtime(Protocol):
         """A call with one request and many answers."""
         ...
 
-    def relay(self, call: Call, requests: AsyncIterator[bytes]) -> Stream:
+    async def relay(self, call: Call, requests: AsyncIterator[bytes]) -> Stream:
         """A call of unknown shape: any number of messages in both directions. ``call.request`` is empty."""
         ...

@@ -46,10 +46,10 @@ class Interposer:
             return await stream_every(self._everyone, call, method.merge)
         return await (await self._one(destination, call)).stream(call)
 
-    def relay(self, call: Call, requests: AsyncIterator[bytes]) -> Stream:
+    async def relay(self, call: Call, requests: AsyncIterator[bytes]) -> Stream:
         if DEFAULT not in self._endpoints:
             raise CallFailed(grpc.StatusCode.UNIMPLEMENTED, f"unknown method {call.path}")
-        return self._endpoints[DEFAULT].relay(call, requests)
+        return await self._endpoints[DEFAULT].relay(call, requests)
 
     async def _one(self, destination: Destination, call: Call) -> Runtime:
         match destination:

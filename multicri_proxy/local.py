@@ -71,7 +71,7 @@ class LocalRuntime:
         handler, request = self._decode(call)
         return _LocalStream(self.name, call.path, handler.run(request))
 
-    def relay(self, call: Call, requests: AsyncIterator[bytes]) -> Stream:
+    async def relay(self, call: Call, requests: AsyncIterator[bytes]) -> Stream:
         raise _unimplemented(self.name, call.path)
 
     def _decode(self, call: Call) -> tuple[_Handler, Message]:

@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -11,6 +12,7 @@ import grpc.aio
 from multicri_proxy.bridge import Bridge
 from multicri_proxy.calls import Call, CallFailed, Metadata, Reply, Stream
 from multicri_proxy.methods import METHODS
+from multicri_proxy.shape import Requests
 
 MESSAGE_LIMIT_BYTES = 16 * 1024 * 1024
 """The largest message that the kubelet and containerd take or send."""
@@ -103,9 +105,14 @@ class RemoteRuntime:
         )
         return _RemoteStream(self.name, started)
 
-    def relay(self, call: Call, requests: AsyncIterator[bytes]) -> Stream:
+    async def relay(self, call: Call, requests: AsyncIterator[bytes]) -> Stream:
+        messages = Requests(requests)
+        single = await messages.single()
+        if single is not None:
+            return await self.stream(replace(call, request=single))
         rpc: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(call.path)
-        return _RemoteStream(self.name, rpc(requests, timeout=call.timeout_s, metadata=_forwarded(call.metadata)))
+        metadata = _forwarded(call.metadata)
+        return _RemoteStream(self.name, rpc(aiter(messages), timeout=call.timeout_s, metadata=metadata))
 
     def _is_back(self) -> bool:
         """Whether the runtime listens again while gRPC still pauses before it tries: then a call can wait for that."""

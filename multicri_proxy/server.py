@@ -128,7 +128,7 @@ def _known(runtime: Runtime, path: str, *, streaming: bool) -> grpc.RpcMethodHan
 def _unknown(runtime: Runtime, path: str) -> grpc.RpcMethodHandler[bytes, bytes]:
     async def relay(requests: AsyncIterator[bytes], context: _Context) -> None:
         try:
-            await _forward(runtime.relay(_call(path, b"", context), requests), context)
+            await _forward(await runtime.relay(_call(path, b"", context), aiter(requests)), context)
         except CallFailed as failure:
             await _fail(context, failure)
 
