@@ -52,9 +52,10 @@ async def test_lists_show_both_kinds_and_every_filter_tells_them_apart(
     names = {tag for listed in await kubelet.images() for tag in listed.repo_tags}
     assert names >= {bed.registry.busybox, image}
     assert [tag for listed in await kubelet.images(image) for tag in listed.repo_tags] == [image]
-    assert [tag for listed in await kubelet.images(bed.registry.busybox) for tag in listed.repo_tags] == [
-        bed.registry.busybox
-    ]
+    # containerd 1.6 ignores this filter, but ours has nothing to add to its answer
+    theirs = {tag for listed in await kubelet.images(bed.registry.busybox) for tag in listed.repo_tags}
+    assert bed.registry.busybox in theirs
+    assert image not in theirs
 
 
 async def test_status_says_ready_and_names_our_handler_beside_containerds(kubelet: Kubelet) -> None:
