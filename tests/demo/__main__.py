@@ -4,8 +4,9 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from itertools import zip_longest
 from pathlib import Path
 
 from kubelet import Kubelet, Proxy
@@ -68,30 +69,34 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-async def show_pods(kubelet: Kubelet) -> None:
-    names = {sandbox.id: sandbox for sandbox in await kubelet.sandboxes()}
+async def show_pods(kubelet: Kubelet, pods: Mapping[str, PodOnNode]) -> None:
+    """CRI's two lists, joined, as far as they are about these pods."""
+    sandboxes = {sandbox.id: sandbox for sandbox in await kubelet.sandboxes()}
+    ours = {pod.sandbox_id for pod in pods.values()}
     rows = []
     for container in await kubelet.containers():
-        sandbox = names[container.pod_sandbox_id]
-        status = await kubelet.status(container.id)
-        state = cri.ContainerState.Name(status.state).removeprefix("CONTAINER_")
-        ended = f"{status.exit_code} {status.reason}" if status.state == cri.CONTAINER_EXITED else ""
-        handler = sandbox.runtime_handler or "(default)"
-        rows.append((sandbox.metadata.name, handler, sandbox.id[:13], container.id[:13], state, ended))
+        if container.pod_sandbox_id in ours:
+            sandbox = sandboxes[container.pod_sandbox_id]
+            status = await kubelet.status(container.id)
+            state = cri.ContainerState.Name(status.state).removeprefix("CONTAINER_")
+            ended = f"{status.exit_code} {status.reason}" if status.state == cri.CONTAINER_EXITED else ""
+            handler = sandbox.runtime_handler or "(default)"
+            rows.append((sandbox.metadata.name, handler, sandbox.id[:13], container.id[:13], state, ended))
     table(("POD", "HANDLER", "SANDBOX", "CONTAINER", "STATE", "EXIT"), sorted(rows))
 
 
-def show_jobs(bed: Testbed) -> None:
-    listed = bed.cluster.run("login", ["squeue", "-t", "all", "-o", "%i|%j|%u|%P|%T|%N|%M"], check=True)
-    head, *rows = (line.split("|") for line in listed.stdout.splitlines())
+def show_job(bed: Testbed, container_id: str) -> None:
+    """What slurmctld has of a container's job."""
+    argv = ["squeue", "-t", "all", "-n", f"multicri-{container_id[:32]}", "-o", "%i|%j|%u|%P|%T|%N|%M"]
+    print(f"  $ {' '.join(argv[:5])}")
+    head, *rows = (line.split("|") for line in bed.cluster.run("login", argv, check=True).stdout.splitlines())
     table(head, rows)
 
 
-def show_log(pod: PodOnNode) -> None:
-    path = pod.log_directory / "main" / "0.log"
-    print(f"  {path.relative_to(pod.log_directory.parent)}")
-    for line in path.read_text().splitlines():
-        print(f"    {line}")
+def show_logs(pods: Mapping[str, PodOnNode]) -> None:
+    """The files that the kubelet reads, side by side."""
+    logs = [(pod.log_directory / "main" / "0.log").read_text().splitlines() for pod in pods.values()]
+    table([f"{name}/main/0.log" for name in pods], list(zip_longest(*logs, fillvalue="")))
 
 
 async def show(bed: Testbed, directory: Path, progress: Progress) -> bool:
@@ -125,18 +130,17 @@ async def show(bed: Testbed, directory: Path, progress: Progress) -> bool:
 
         progress.step("while they run: CRI's list, then squeue in the cluster")
         await kubelet.wait_for_log(pods["job"], "line 1")
-        await show_pods(kubelet)
-        show_jobs(bed)
+        await show_pods(kubelet, pods)
+        show_job(bed, containers["job"])
 
         progress.step("when they have ended")
         statuses = {name: await kubelet.wait_until_exited(container) for name, container in containers.items()}
         await kubelet.wait_for_log(pods["job"], "a complaint")
-        await show_pods(kubelet)
-        show_jobs(bed)
+        await show_pods(kubelet, pods)
+        show_job(bed, containers["job"])
 
         progress.step("their logs, as the kubelet reads them")
-        for pod in pods.values():
-            show_log(pod)
+        show_logs(pods)
 
         progress.step("StopPodSandbox, RemovePodSandbox: nothing is left, here or in the cluster")
         for pod in pods.values():

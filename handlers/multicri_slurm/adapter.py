@@ -1,0 +1,298 @@
+"""Containers as Slurm jobs: the Adapter.
+
+What must not be lost is in a record before it is done. A job is submitted only where no job can be: the remote submit
+looks first, under a lock, and the job itself claims its directory before it runs the container.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping
+from types import TracebackType
+from typing import Literal, Self
+
+from multicri_proxy.api.adapter import AdapterContext, ContainerSpec, OutputStream, Phase, Report
+from multicri_proxy.api.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
+from multicri_proxy.api.ids import ContainerId, JobId
+from multicri_proxy.api.log import Log
+from multicri_slurm.accounts import Login
+from multicri_slurm.board import Board
+from multicri_slurm.cluster import Cluster
+from multicri_slurm.output import read_output
+from multicri_slurm.plan import plan
+from multicri_slurm.records import Record, Records, Stage, job_name_of
+from multicri_slurm.retries import until_it_works, within
+from multicri_slurm.settings import read_settings
+from multicri_slurm.ssh import Connections
+from multicri_slurm.staging import Stager
+from multicri_slurm.supervised import Supervisor
+from multicri_slurm.watching import Watching
+
+CLEANUP_WAIT_S = 10.0
+KILL_WAIT_S = 60.0
+NEVER_STARTED_EXIT_CODE = 137
+
+_log = Log("slurm")
+
+
+class SlurmAdapter:
+    """Runs each container as one batch job."""
+
+    def __init__(self, context: AdapterContext) -> None:
+        self._settings = read_settings(context.settings)
+        self._records = Records(context.store, context.secrets)
+        self._supervisor = Supervisor()
+        self._connections = Connections(self._settings)
+        self._clusters: dict[str, Cluster] = {}
+        self._stager = Stager(self._settings, context.image_builders, self._supervisor)
+        self._board = Board()
+        self._watching = Watching(self._records, self._board, self._supervisor, self._settings.poll_interval_s)
+        self._submits: dict[ContainerId, asyncio.Future[None]] = {}
+        self._sweeps: dict[ContainerId, asyncio.Future[None]] = {}
+
+    @property
+    def name(self) -> str:
+        return "slurm"
+
+    async def __aenter__(self) -> Self:
+        await self._records.load()
+        await self._supervisor.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._supervisor.__aexit__(kind, error, traceback)
+        finally:
+            await self._connections.close()
+
+    async def adopt(self, known: Collection[ContainerId]) -> None:
+        for record in self._records.all():
+            if record.container_id not in known:
+                self._sweep(record)
+            elif record.stage is Stage.ENDED and record.report is not None:
+                self._board.publish(record.report)
+            elif record.stage is Stage.SUBMITTED:
+                self._supervisor.start(self._rewatch(record), name=f"watch {record.container_id}")
+            elif record.stage is Stage.SUBMITTING:
+                self._supervisor.start(self._resolve_later(record.container_id), name=f"look up {record.container_id}")
+
+    async def create_container(self, spec: ContainerSpec) -> None:
+        the_plan = plan(spec, self._settings)
+        if (known := self._records.get(spec.id)) is not None and known.stage is not Stage.STAGING:
+            return
+        cluster = self._cluster(the_plan.login)
+        site = await self._stager.site(cluster)
+        self._stager.check(the_plan, site)
+        record = Record(
+            container_id=spec.id,
+            stage=Stage.STAGING,
+            account=the_plan.login.account,
+            sealed=self._records.seal(spec.id, the_plan.login),
+            directory=self._stager.directory_of(spec, site),
+            job_name=job_name_of(spec.id),
+        )
+        try:
+            await self._records.put(record)
+            await self._stager.stage(the_plan, cluster, site, record.directory)
+            await self._records.change(spec.id, stage=Stage.STAGED)
+        except asyncio.CancelledError:
+            self._sweep(record)
+            raise
+        except BaseException:
+            await asyncio.wait({self._sweep(record)}, timeout=CLEANUP_WAIT_S)
+            raise
+        if spec.mounts:
+            _log.warning("volumes are not carried into the cluster", container_id=spec.id, volumes=len(spec.mounts))
+        _log.info("container staged", container_id=spec.id, account=record.account, directory=record.directory)
+
+    async def start_container(self, container_id: ContainerId) -> None:
+        record = self._known(container_id)
+        if record.stage in {Stage.SUBMITTED, Stage.ENDED}:
+            return
+        if record.stage is Stage.STAGING:
+            raise FailedPrecondition(f"container {container_id}: its creation has not ended")
+        submit = self._submits.get(container_id)
+        if submit is None:
+            submit = self._supervisor.start(self._submit(container_id), name=f"submit {container_id}")
+            self._submits[container_id] = submit
+            submit.add_done_callback(lambda _: self._submits.pop(container_id, None))
+        await asyncio.shield(submit)
+
+    async def stop_container(self, container_id: ContainerId, grace_period_s: int) -> Report:
+        record = await self._settled(self._known(container_id))
+        if record.stage is not Stage.ENDED and record.job_id is None:
+            record = await self._never_started(record)
+        if record.report is not None:
+            return record.report
+        cluster, ended = self._cluster_of(record), self._board.ended(container_id)
+        if grace_period_s > 0:
+            await self._signal(cluster, "TERM", container_id)
+            await within(ended, grace_period_s)
+        if not ended.is_set():
+            await self._signal(cluster, "KILL", container_id)
+            await within(ended, KILL_WAIT_S)
+        report = self._board.latest(container_id)
+        if not ended.is_set() or report is None:
+            raise Unavailable(f"job {record.job_id} of {record.account} was signalled, and Slurm still has it running")
+        return report
+
+    async def remove_container(self, container_id: ContainerId) -> None:
+        record = self._records.get(container_id)
+        if record is None:
+            return
+        if (sweep := self._sweeps.get(container_id)) is not None:
+            await asyncio.shield(sweep)
+            return
+        await self._clean(record)
+
+    def watch(self) -> AsyncIterator[Report]:
+        return self._board.watch()
+
+    def output(self, container_id: ContainerId, stream: OutputStream, offset_bytes: int) -> AsyncIterator[bytes]:
+        record = self._known(container_id)
+        return read_output(
+            cluster=self._cluster_of(record),
+            record=lambda: self._records.get(container_id),
+            ended=self._board.ended(container_id),
+            hurry=lambda: self._watching.hurry(record.account),
+            stream=stream,
+            offset=offset_bytes,
+        )
+
+    async def details(self, container_id: ContainerId) -> Mapping[str, str]:
+        record = self._records.get(container_id)
+        if record is None:
+            return {}
+        facts = {
+            "account": str(record.account),
+            "directory": record.directory,
+            "job_name": record.job_name,
+            "job_id": str(record.job_id or ""),
+            "stage": record.stage.value,
+        }
+        if (line := self._watching.line_of(container_id)) is not None:
+            facts |= {
+                "job_state": line.state,
+                "queue_reason": line.reason,
+                "node_list": line.nodes,
+                "cluster_account": line.cluster_account,
+            }
+        return facts
+
+    # -- a job's way into the queue ------------------------------------------------------------------------------
+
+    async def _submit(self, container_id: ContainerId) -> None:
+        record = await self._records.change(container_id, stage=Stage.SUBMITTING)
+        cluster = self._cluster_of(record)
+        try:
+            job_id = await cluster.job_of("submit", record.directory, record.job_name)
+        except (InvalidArgument, ResourceExhausted):
+            await self._records.change(container_id, stage=Stage.STAGED)
+            raise
+        if job_id is None:
+            raise Unavailable(f"{record.account}: no answer to the submit of {record.job_name}")
+        await self._submitted(record, job_id)
+
+    async def _submitted(self, record: Record, job_id: JobId) -> Record:
+        record = await self._records.change(record.container_id, stage=Stage.SUBMITTED, job_id=job_id)
+        _log.info("job submitted", container_id=record.container_id, account=record.account, job_id=job_id)
+        self._board.publish(Report(container_id=record.container_id, phase=Phase.QUEUED))
+        self._watching.track(record, job_id, self._cluster_of(record))
+        return record
+
+    async def _settled(self, record: Record) -> Record:
+        """The record once it is certain whether there is a job; then none will follow unless it was SUBMITTED."""
+        if (submit := self._submits.get(record.container_id)) is not None:
+            await asyncio.wait({submit})
+            record = self._known(record.container_id)
+        if record.stage is Stage.SUBMITTING:
+            try:
+                job_id = await self._cluster_of(record).job_of("cancel", record.directory, record.job_name)
+            except NotFound:
+                job_id = None
+            if job_id is not None:
+                record = await self._submitted(record, job_id)
+        return record
+
+    async def _never_started(self, record: Record) -> Record:
+        report = Report(
+            container_id=record.container_id,
+            phase=Phase.EXITED,
+            exit_code=NEVER_STARTED_EXIT_CODE,
+            reason="Cancelled",
+            message="stopped before it was submitted",
+        )
+        record = await self._records.change(record.container_id, stage=Stage.ENDED, report=report)
+        self._board.publish(report)
+        return record
+
+    async def _resolve_later(self, container_id: ContainerId) -> None:
+        """After a restart: find the job of a submit that nobody saw the end of. If there is none, nothing is done."""
+
+        async def resolve() -> None:
+            record = self._records.get(container_id)
+            if record is None or record.stage is not Stage.SUBMITTING or container_id in self._submits:
+                return
+            job_id = await self._cluster_of(record).job_of("find", record.directory, record.job_name)
+            if job_id is not None:
+                await self._submitted(record, job_id)
+
+        await until_it_works(resolve, "a job cannot be looked up for now", container_id)
+
+    async def _rewatch(self, record: Record) -> None:
+        if record.job_id is not None:
+            self._watching.track(record, record.job_id, self._cluster_of(record))
+
+    async def _signal(self, cluster: Cluster, signal: Literal["TERM", "KILL"], container_id: ContainerId) -> None:
+        job_id = self._known(container_id).job_id
+        if job_id is not None:
+            await cluster.signal(signal, job_id)
+            self._watching.hurry(cluster.login.account)
+
+    # -- what is left over ---------------------------------------------------------------------------------------
+
+    async def _clean(self, record: Record) -> None:
+        """Stop what still runs, delete the directory, then the record and with it the credentials."""
+        if record.stage in {Stage.SUBMITTING, Stage.SUBMITTED} or record.container_id in self._submits:
+            await self.stop_container(record.container_id, 0)
+        self._watching.drop(record)
+        await self._cluster_of(record).remove_directory(record.directory)
+        await self._records.delete(record.container_id)
+        self._board.forget(record.container_id)
+        _log.info("container removed", container_id=record.container_id, account=record.account)
+
+    def _sweep(self, record: Record) -> "asyncio.Future[None]":
+        """Clean up in the background, however long it takes."""
+        key = record.container_id
+
+        async def clean() -> None:
+            now = self._records.get(key)
+            if now is not None:
+                if now.stage is Stage.SUBMITTED and now.job_id is not None:
+                    self._watching.track(now, now.job_id, self._cluster_of(now))
+                await self._clean(now)
+
+        async def sweep() -> None:
+            await until_it_works(clean, "what is left of a container cannot be removed for now", key)
+
+        future = self._sweeps[key] = self._supervisor.start(sweep(), name=f"sweep {key}")
+        future.add_done_callback(lambda _: self._sweeps.pop(key, None))
+        return future
+
+    def _known(self, container_id: ContainerId) -> Record:
+        record = self._records.get(container_id)
+        if record is None:
+            raise NotFound(f"container {container_id}")
+        return record
+
+    def _cluster_of(self, record: Record) -> Cluster:
+        return self._cluster(self._records.login(record))
+
+    def _cluster(self, login: Login) -> Cluster:
+        return self._clusters.setdefault(login.digest(), Cluster(login, self._connections.to(login), self._settings))

@@ -1,0 +1,133 @@
+"""What the remote scripts and Slurm's programs say, read. Pure.
+
+A login shell may print anything before our script runs, so each line of an answer begins with `MARK`.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from multicri_proxy.api.errors import InvalidArgument, MulticriError, ResourceExhausted, Unavailable
+from multicri_proxy.api.ids import JobId
+
+MARK = "multicri:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobLine:
+    """A job as squeue, sacct or scontrol tells it. Fields that a program does not tell are empty."""
+
+    job_id: JobId
+    name: str
+    state: str
+    reason: str = ""
+    nodes: str = ""
+    cluster_account: str = ""
+    exit_pair: str = ""
+
+
+def facts(output: bytes) -> Mapping[str, tuple[str, ...]]:
+    """The answer of a script: for each name its values, in the order in which they were printed."""
+    found: dict[str, tuple[str, ...]] = {}
+    for line in output.decode("utf-8", "replace").split("\n"):
+        if line.startswith(MARK):
+            name, equals, value = line.removeprefix(MARK).partition("=")
+            if equals:
+                found[name] = (*found.get(name, ()), value)
+    return found
+
+
+def squeue_jobs(lines: Iterable[str]) -> dict[JobId, JobLine]:
+    """Lines of ``squeue -o '%i|%T|%N|%a|%j|%r'``."""
+    jobs = {}
+    for line in lines:
+        fields = line.split("|", 5)
+        if len(fields) == 6 and fields[0].isdecimal():
+            job_id = JobId(int(fields[0]))
+            jobs[job_id] = JobLine(
+                job_id=job_id,
+                state=fields[1],
+                nodes=fields[2],
+                cluster_account=fields[3].replace("(null)", ""),
+                name=fields[4],
+                reason="" if fields[5] == "None" else fields[5],
+            )
+    return jobs
+
+
+def sacct_jobs(lines: Iterable[str]) -> dict[JobId, JobLine]:
+    """Lines of ``sacct -X -n -P -o JobIDRaw,State,ExitCode,NodeList,Account,JobName``."""
+    jobs = {}
+    for line in lines:
+        fields = line.split("|", 5)
+        if len(fields) == 6 and fields[0].isdecimal():
+            job_id = JobId(int(fields[0]))
+            jobs[job_id] = JobLine(
+                job_id=job_id,
+                state=fields[1],
+                exit_pair=fields[2],
+                nodes="" if fields[3] == "None assigned" else fields[3],
+                cluster_account=fields[4],
+                name=fields[5],
+            )
+    return jobs
+
+
+_SCONTROL = {
+    "job_id": re.compile(r"(?:^|\s)JobId=(\d+)"),
+    "name": re.compile(r"(?:^|\s)JobName=(\S+)"),
+    "state": re.compile(r"(?:^|\s)JobState=(\S+)"),
+    "reason": re.compile(r"(?:^|\s)Reason=(\S+)"),
+    "pair": re.compile(r"(?:^|\s)ExitCode=(\d+:\d+)"),
+    "nodes": re.compile(r"(?:^|\s)NodeList=(\S+)"),
+    "account": re.compile(r"(?:^|\s)Account=(\S+)"),
+}
+
+
+def scontrol_job(text: str) -> JobLine | None:
+    """The answer of ``scontrol show job N``; None if it is none."""
+    found = {name: match[1] for name, pattern in _SCONTROL.items() if (match := pattern.search(text))}
+    if not {"job_id", "name", "state"} <= found.keys():
+        return None
+    return JobLine(
+        job_id=JobId(int(found["job_id"])),
+        name=found["name"],
+        state=found["state"],
+        reason=found.get("reason", "").replace("None", ""),
+        nodes=found.get("nodes", "").replace("(null)", ""),
+        cluster_account=found.get("account", "").replace("(null)", ""),
+        exit_pair=found.get("pair", ""),
+    )
+
+
+_UNKNOWN_JOB = re.compile(r"invalid job ?id", re.IGNORECASE)
+_NO_ACCOUNTING = re.compile(
+    r"accounting storage is disabled|slurmdbd.*not configured|command not found|not found", re.IGNORECASE
+)
+_SILENT = re.compile(
+    r"unable to contact|timed out|connection (refused|timed out|reset)|zero bytes|standby|"
+    r"communication|temporarily|transport endpoint|try again|cannot be reached|resolve|credential|munge|"
+    r"authentication|could not establish|server\(s\)|resource temporarily",
+    re.IGNORECASE,
+)
+_LIMIT = re.compile(r"(submit|max).*limit|limit.*(submit|job)|qosmax|assocmax", re.IGNORECASE)
+
+
+def says_unknown_job(text: str) -> bool:
+    """Does Slurm say, positively, that there is no such job?"""
+    return _UNKNOWN_JOB.search(text) is not None
+
+
+def says_no_accounting(text: str) -> bool:
+    """Is there, positively, no accounting in this cluster, or none that this user may ask?"""
+    return _NO_ACCOUNTING.search(text) is not None
+
+
+def refusal_of_sbatch(text: str) -> MulticriError:
+    """The error that sbatch's own words mean."""
+    words = " ".join(text.split())[-600:] or "no words"
+    if _SILENT.search(words):
+        return Unavailable(f"Slurm does not answer: {words}")
+    if _LIMIT.search(words):
+        return ResourceExhausted(f"Slurm refuses the job for now: {words}")
+    return InvalidArgument(f"Slurm refuses the job: {words}")

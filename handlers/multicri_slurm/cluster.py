@@ -1,0 +1,233 @@
+"""What can be asked of a cluster, as one of its users: each verb is one remote script or one file.
+
+Answers are read by answers.py; here is only who is asked what, with which limits, and what silence means.
+"""
+
+import asyncio
+import contextlib
+import posixpath
+import re
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import asyncssh
+
+from multicri_proxy.api.errors import FailedPrecondition, NotFound, Unavailable
+from multicri_proxy.api.ids import JobId
+from multicri_proxy.api.image import Image, ImageBuilder
+from multicri_slurm import remote_scripts
+from multicri_slurm.accounts import Login
+from multicri_slurm.answers import (
+    JobLine,
+    facts,
+    refusal_of_sbatch,
+    sacct_jobs,
+    says_no_accounting,
+    says_unknown_job,
+    scontrol_job,
+    squeue_jobs,
+)
+from multicri_slurm.settings import Settings
+from multicri_slurm.ssh import Connection
+
+SLURM_PROGRAMS = ("sbatch", "squeue", "scancel", "scontrol", "flock")
+LOCK_WAIT_S = 20
+_HOME = re.compile(r"/[A-Za-z0-9._/@+-]*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """What a login host has: the account's home, the programs that were looked for, ch-run's options."""
+
+    home: str
+    programs: frozenset[str]
+    ch_run_options: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What is known of jobs that squeue does not list.
+
+    jobs: those that sacct or scontrol knows. unknown: those that nobody knows, positively.
+    """
+
+    jobs: Mapping[JobId, JobLine]
+    unknown: frozenset[JobId]
+
+
+class Cluster:
+    """A login's view of its cluster."""
+
+    def __init__(self, login: Login, connection: Connection, settings: Settings) -> None:
+        self.login = login
+        self._connection = connection
+        self._settings = settings
+        self._site: Site | None = None
+        self._probing = asyncio.Lock()
+
+    async def site(self, programs: Collection[str] = ()) -> Site:
+        """What the login host has; asked once.
+
+        Raises FailedPrecondition if it is no place to submit jobs from.
+        """
+        async with self._probing:
+            if self._site is None:
+                found = await self._script(remote_scripts.PROBE, *SLURM_PROGRAMS, *sorted(programs))
+                self._site = self._checked_site(found)
+            return self._site
+
+    def _checked_site(self, found: Mapping[str, tuple[str, ...]]) -> Site:
+        home = found.get("home", ("",))[0].rstrip("/")
+        if not _HOME.fullmatch(home):
+            raise FailedPrecondition(f"{self.login.account}: its home {home!r} has characters that cannot be used here")
+        programs = frozenset(found.get("program", ()))
+        if missing := [name for name in SLURM_PROGRAMS if name not in programs]:
+            raise FailedPrecondition(f"{self.login.account}: not found in PATH there: {', '.join(missing)}")
+        return Site(home=home, programs=programs, ch_run_options=frozenset(found.get("ch-run-option", ())))
+
+    async def make_directory(self, path: str) -> None:
+        await self._script(remote_scripts.MAKE_DIRECTORY, path)
+
+    async def remove_directory(self, path: str) -> None:
+        """Delete a directory with all that is in it, and its parent if nothing else is there."""
+        found = await self._script(remote_scripts.REMOVE, path, posixpath.dirname(path))
+        if "error" in found:
+            raise Unavailable(f"{self.login.account}: {path} could not be removed yet")
+
+    async def build(self, builder: ImageBuilder, image: Image, directory: str) -> str:
+        """Have the image built, unless it is there; return its path. Waits for another build of the same image.
+
+        Raises FailedPrecondition with the builder's last words if it fails.
+        """
+        name = image.id.removeprefix("sha256:")
+        target = f"{directory}/.{name}.building{builder.suffix}"
+        commands = [shlex.join(command) for command in builder.build(image.source, target)]
+        found = await self._script(
+            remote_scripts.BUILD,
+            directory,
+            name,
+            builder.suffix,
+            str(int(self._settings.build_timeout_s)),
+            *commands,
+            timeout_s=self._settings.build_timeout_s,
+            long=True,
+        )
+        match found.get("error", ("",))[0]:
+            case "":
+                return f"{directory}/{name}{builder.suffix}"
+            case "busy":
+                raise Unavailable(f"image {image.source}: another build of it does not end")
+            case _:
+                last_words = " / ".join(line.strip() for line in found.get("log", ())[-8:])
+                raise FailedPrecondition(
+                    f"image {image.source}: {builder.name} could not build it in the cluster: {last_words}"
+                )
+
+    async def write_files(self, directory: str, files: Mapping[str, tuple[bytes, int]]) -> None:
+        """Write files, each with its mode, readable by nobody else at any time."""
+        async with self._connection.files() as sftp:
+            for name, (content, mode) in files.items():
+                path = f"{directory}/{name}"
+                attributes = asyncssh.SFTPAttrs(permissions=mode)
+                async with sftp.open(path, "wb", attributes) as file:
+                    await file.write(content)
+
+    async def read_piece(self, path: str, offset: int, size: int) -> bytes | None:
+        """A piece of a file; empty at its end; None if there is no such file."""
+        async with self._connection.files() as sftp:
+            try:
+                async with sftp.open(path, "rb") as file:
+                    piece = await file.read(size, offset)
+                    return piece if isinstance(piece, bytes) else piece.encode()
+            except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
+                return None
+            except asyncssh.SFTPError as error:
+                raise Unavailable(f"{self.login.account}: {path}: {error.reason}") from error
+
+    async def refresh(self, directory: str) -> None:
+        """Have a network file system look again for files that were not there: opening the directory does it."""
+        async with self._connection.files() as sftp:
+            with contextlib.suppress(asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
+                await sftp.listdir(directory)
+
+    async def size_of(self, path: str) -> int | None:
+        """The length of a file; None if there is no such file."""
+        async with self._connection.files() as sftp:
+            try:
+                return (await sftp.stat(path)).size
+            except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
+                return None
+            except asyncssh.SFTPError as error:
+                raise Unavailable(f"{self.login.account}: {path}: {error.reason}") from error
+
+    async def read_tail(self, path: str, size: int) -> bytes:
+        """The end of a file; empty if there is no such file."""
+        length = await self.size_of(path) or 0
+        return await self.read_piece(path, max(0, length - size), size) or b""
+
+    async def job_of(self, mode: Literal["submit", "find", "cancel"], directory: str, job_name: str) -> JobId | None:
+        """The job of a container; None if there is none, which only ``find`` and ``cancel`` can say.
+
+        Raises Unavailable if it cannot be known, NotFound if the directory is gone, and what sbatch's refusal means.
+        """
+        found = await self._script(remote_scripts.SUBMIT, mode, directory, job_name, str(LOCK_WAIT_S))
+        if jobs := found.get("job"):
+            if not jobs[0].isdecimal():
+                raise Unavailable(f"{self.login.account}: {directory}/jobid holds no job's number")
+            return JobId(int(jobs[0]))
+        words = " ".join(found.get("stderr", ()))
+        match found.get("error", ("",))[0]:
+            case "" if "done" in found:
+                return None
+            case "gone":
+                raise NotFound(f"{self.login.account}: {directory} is gone")
+            case "cancelled":
+                raise FailedPrecondition(f"{self.login.account}: {job_name} was cancelled before it was submitted")
+            case "refused":
+                raise refusal_of_sbatch(words)
+            case "busy":
+                raise Unavailable(f"{self.login.account}: a submit of {job_name} is still under way")
+            case _:
+                raise Unavailable(f"{self.login.account}: Slurm does not answer: {words}")
+
+    async def queue(self) -> Mapping[JobId, JobLine]:
+        """All jobs of the user that squeue lists, also those that have just ended."""
+        found = await self._script(remote_scripts.QUEUE, need_done=False)
+        if "done" not in found:
+            raise Unavailable(f"{self.login.account}: squeue: {' '.join(found.get('stderr', ('no answer',)))}")
+        return squeue_jobs(found.get("squeue", ()))
+
+    async def history(self, job_ids: Sequence[JobId]) -> History:
+        """What scontrol and sacct know of jobs that squeue does not list. A silent one says nothing."""
+        found = await self._script(remote_scripts.HISTORY, *map(str, job_ids))
+        recorded = sacct_jobs(found.get("sacct", ()))
+        sacct_spoke = "sacct-done" in found or says_no_accounting(" ".join(found.get("sacct-error", ())))
+        jobs: dict[JobId, JobLine] = {}
+        unknown: set[JobId] = set()
+        for job_id in job_ids:
+            job = scontrol_job(" ".join(found.get(f"scontrol-{job_id}", ()))) or recorded.get(job_id)
+            if job is not None:
+                jobs[job_id] = job
+            elif sacct_spoke and says_unknown_job(" ".join(found.get(f"scontrol-error-{job_id}", ()))):
+                unknown.add(job_id)
+        return History(jobs=jobs, unknown=frozenset(unknown))
+
+    async def signal(self, name: Literal["TERM", "KILL"], job_id: JobId) -> None:
+        """Ask Slurm to signal a job. That Slurm has taken it is seen by the job's state, not here."""
+        await self._script(remote_scripts.SIGNAL, name, str(job_id))
+
+    async def _script(
+        self, script: str, *words: str, timeout_s: float | None = None, long: bool = False, need_done: bool = True
+    ) -> Mapping[str, tuple[str, ...]]:
+        result = await self._connection.run(
+            ("sh", "-s", "--", *words), script.encode(), timeout_s or self._settings.command_timeout_s, long=long
+        )
+        found = facts(result.stdout)
+        if need_done and not found.keys() & {"done", "error", "job"}:
+            words_of_shell = result.stderr.decode("utf-8", "replace").strip()[-300:]
+            raise Unavailable(
+                f"{self.login.account}: a command ended with {result.exit_code} and no answer: {words_of_shell}"
+            )
+        return found

@@ -1,0 +1,76 @@
+"""What a job has left behind when it is over, gathered from its directory."""
+
+import time
+from dataclasses import dataclass
+
+from multicri_proxy.api.adapter import Report
+from multicri_proxy.api.ids import JobId
+from multicri_slurm.answers import JobLine
+from multicri_slurm.cluster import Cluster
+from multicri_slurm.exits import Ending, read_exit_file, read_started_file, report_of
+from multicri_slurm.records import Record
+from multicri_slurm.script import EXITED
+from multicri_slurm.states import state_named
+
+LAST_WORDS_BYTES = 8192
+SMALL_FILE_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remains:
+    """The end of a container, to be put into its record.
+
+    claimed_by: the job that ran, or runs, the container, if it is another one than we know of.
+    """
+
+    report: Report
+    told: bool
+    last_words: str
+    stdout_bytes: int | None
+    stderr_bytes: int | None
+    claimed_by: JobId | None
+
+
+async def gather(cluster: Cluster, record: Record, line: JobLine | None) -> Remains:
+    """Read how a job ended. line: Slurm's last word; None if it has forgotten the job.
+
+    Raises Unavailable if the files cannot be read now.
+    """
+    directory = record.directory
+    await cluster.refresh(directory)
+    exit_file = read_exit_file(await _text(cluster, f"{directory}/exit"))
+    _, started_ns = read_started_file(await _text(cluster, f"{directory}/started"))
+    claimed_by = None
+    last_words = ""
+    if exit_file is None:
+        claim = (await _text(cluster, f"{directory}/claim/job")).strip()
+        claimed_by = JobId(int(claim)) if claim.isdecimal() and int(claim) != record.job_id else None
+    if exit_file is None or exit_file.reason != EXITED:
+        tail = await cluster.read_tail(f"{directory}/slurm.out", LAST_WORDS_BYTES)
+        last_words = tail.decode("utf-8", "replace")
+    ending = Ending(
+        state=state_named(line.state) if line is not None else None,
+        state_text=line.state if line is not None else "",
+        pair=line.exit_pair if line is not None else "",
+        exit_file=exit_file,
+        started_ns=started_ns,
+        now_ns=time.time_ns(),
+        last_words=" / ".join(last_words.split("\n")[-6:]).strip(" /")[-1000:],
+    )
+    return Remains(
+        report=report_of(record.container_id, f"job {record.job_id}", ending),
+        told=exit_file is not None,
+        last_words=last_words,
+        stdout_bytes=exit_file.stdout_bytes if exit_file else None,
+        stderr_bytes=exit_file.stderr_bytes if exit_file else None,
+        claimed_by=claimed_by,
+    )
+
+
+async def started_at_ns(cluster: Cluster, directory: str) -> int | None:
+    """When the container was started; None while it was not."""
+    return read_started_file(await _text(cluster, f"{directory}/started"))[1]
+
+
+async def _text(cluster: Cluster, path: str) -> str:
+    return (await cluster.read_piece(path, 0, SMALL_FILE_BYTES) or b"").decode("utf-8", "replace")

@@ -1,0 +1,125 @@
+"""From what a pod asks for to what is written into its directory in the cluster. Pure.
+
+`plan` checks all that can be checked before a cluster is asked; `files_of` makes the files once the cluster's container
+runtime is known.
+"""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from multicri_proxy.api.adapter import ContainerSpec
+from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument
+from multicri_proxy.api.image import ImageBuilder
+from multicri_slurm.accounts import Login
+from multicri_slurm.cluster import Site
+from multicri_slurm.custom_config import custom_options
+from multicri_slurm.environment import (
+    apptainer_env_file,
+    charliecloud_env0_file,
+    charliecloud_env_file,
+    check_sizes,
+    home_of,
+)
+from multicri_slurm.records import job_name_of
+from multicri_slurm.runtimes import ENV_FILE, Container, ImageConfig, Kind, Runtime
+from multicri_slurm.script import JobScript, comment_of, render
+from multicri_slurm.settings import Settings
+from multicri_slurm.variables import read_variables, split
+
+_GPU_OPTIONS = ("--gres=gpu", "--gpus")
+_KINDS: Mapping[str, Kind] = {"apptainer": "apptainer", "singularity": "singularity", "charliecloud": "charliecloud"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A container that may be staged. options: for sbatch, clean. launcher: words before the container's."""
+
+    spec: ContainerSpec
+    login: Login
+    prerun: bytes | None
+    env: Mapping[str, bytes]
+    options: tuple[str, ...]
+    launcher: tuple[str, ...]
+
+
+def plan(spec: ContainerSpec, settings: Settings) -> Plan:
+    """Raises InvalidArgument naming what is wrong in the pod."""
+    reserved, env = split(spec.env)
+    variables = read_variables(reserved)
+    check_sizes((*spec.command, *spec.args), env)
+    if spec.working_dir and (not spec.working_dir.startswith("/") or "\0" in spec.working_dir):
+        raise InvalidArgument(f"working_dir {spec.working_dir!r}: must be an absolute path")
+    custom = custom_options(variables.JOB_CUSTOM_CONFIG or "", settings.job_options_allowed)
+    return Plan(
+        spec=spec,
+        login=variables.login(),
+        prerun=variables.CLUSTER_CONFIG.encode() if variables.CLUSTER_CONFIG is not None else None,
+        env=env,
+        options=(*variables.job_options(), *custom),
+        launcher=_launcher(variables.MPI_FLAGS or "") if variables.MPI_VERSION is not None else (),
+    )
+
+
+def _launcher(flags: str) -> tuple[str, ...]:
+    try:
+        return ("mpirun", *shlex.split(flags))
+    except ValueError as error:
+        raise InvalidArgument(f"MPI_FLAGS={flags[:80]!r}: {str(error).lower()}") from error
+
+
+def programs_of(builders: Sequence[ImageBuilder]) -> frozenset[str]:
+    return frozenset(program for builder in builders for program in builder.programs)
+
+
+def runtime_of(site: Site, builders: Sequence[ImageBuilder], settings: Settings) -> tuple[ImageBuilder, Runtime]:
+    """The first builder that the settings allow and the login host has, with the runtime that goes with it.
+
+    Raises FailedPrecondition if there is none.
+    """
+    wanted = [b for b in builders if b.name in _KINDS and settings.image_builder in {"auto", b.name}]
+    for builder in wanted:
+        if site.programs.issuperset(builder.programs):
+            return builder, Runtime(kind=_KINDS[builder.name], options=site.ch_run_options)
+    needed = " or ".join("+".join(b.programs) for b in wanted) or "no image builder"
+    raise FailedPrecondition(f"the cluster has no container runtime: looked for {needed} in PATH of the login host")
+
+
+def env_file_of(the_plan: Plan, runtime: Runtime) -> bytes:
+    """Raises InvalidArgument for what the cluster's runtime cannot carry."""
+    if runtime.kind != "charliecloud":
+        home_of(the_plan.env)
+        return apptainer_env_file(the_plan.env)
+    if runtime.carries_newlines:
+        return charliecloud_env0_file(the_plan.env)
+    return charliecloud_env_file(the_plan.env)
+
+
+def files_of(
+    the_plan: Plan, directory: str, image_path: str, runtime: Runtime, config: ImageConfig | None
+) -> dict[str, tuple[bytes, int]]:
+    """The files of a container's directory: name, content, mode."""
+    spec = the_plan.spec
+    job = JobScript(
+        job_name=job_name_of(spec.id),
+        comment=comment_of(spec.pod.namespace, spec.pod.name, spec.name),
+        directory=directory,
+        options=the_plan.options,
+        launcher=the_plan.launcher,
+        has_prerun=the_plan.prerun is not None,
+        container=Container(
+            runtime=runtime,
+            image=image_path,
+            command=spec.command,
+            args=spec.args,
+            working_dir=spec.working_dir,
+            home=home_of(the_plan.env) if runtime.kind != "charliecloud" else None,
+            config=config,
+            gpu=any(option.startswith(_GPU_OPTIONS) for option in the_plan.options),
+            mpi=bool(the_plan.launcher),
+        ),
+    )
+    files = {ENV_FILE: (env_file_of(the_plan, runtime), 0o600), "job.sh": (render(job).encode(), 0o600)}
+    if the_plan.prerun is not None:
+        files["prerun.sh"] = (the_plan.prerun + b"\n", 0o600)
+    return files

@@ -1,0 +1,121 @@
+"""What the adapter remembers of each container: a row in the store, written before the thing it says is done."""
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from enum import Enum
+
+from multicri_proxy.api.adapter import Phase, Report, Secrets, Store
+from multicri_proxy.api.ids import ContainerId, JobId
+from multicri_slurm.accounts import Account, Login
+
+
+class Stage(Enum):
+    """How far a container has come. Each is written before the next step begins."""
+
+    STAGING = "staging"
+    STAGED = "staged"
+    SUBMITTING = "submitting"
+    SUBMITTED = "submitted"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One container.
+
+    sealed: the credentials, bound to the container's id. directory: absolute, in the cluster; empty until it is known.
+    job_id: from SUBMITTED on. report, last_words, stderr_bytes: from ENDED on. last_words follow the container's
+    stderr, after stderr_bytes (None: as long as the file is).
+    """
+
+    container_id: ContainerId
+    stage: Stage
+    account: Account
+    sealed: bytes
+    directory: str
+    job_name: str
+    job_id: JobId | None = None
+    report: Report | None = None
+    last_words: str = ""
+    stdout_bytes: int | None = None
+    stderr_bytes: int | None = None
+
+
+def job_name_of(container_id: ContainerId) -> str:
+    return f"multicri-{container_id[:32]}"
+
+
+class Records:
+    """All records: in memory, and in the store."""
+
+    def __init__(self, store: Store, secrets: Secrets) -> None:
+        self._store = store
+        self._secrets = secrets
+        self._records: dict[ContainerId, Record] = {}
+
+    async def load(self) -> None:
+        for _, value in await self._store.items():
+            record = _from_row(value)
+            self._records[record.container_id] = record
+
+    def get(self, container_id: ContainerId) -> Record | None:
+        return self._records.get(container_id)
+
+    def all(self) -> Sequence[Record]:
+        return tuple(self._records.values())
+
+    async def put(self, record: Record) -> Record:
+        await self._store.put(record.container_id, _to_row(record))
+        self._records[record.container_id] = record
+        return record
+
+    async def change(self, container_id: ContainerId, **changes: object) -> Record:
+        return await self.put(replace(self._records[container_id], **changes))  # type: ignore[arg-type]
+
+    async def delete(self, container_id: ContainerId) -> None:
+        await self._store.delete(container_id)
+        self._records.pop(container_id, None)
+
+    def seal(self, container_id: ContainerId, login: Login) -> bytes:
+        return self._secrets.seal(login.credentials(), container_id)
+
+    def login(self, record: Record) -> Login:
+        """Raises FailedPrecondition if the key that sealed the credentials is gone."""
+        return Login.from_credentials(record.account, self._secrets.open(record.sealed, record.container_id))
+
+
+def _to_row(record: Record) -> bytes:
+    row = {
+        "container_id": record.container_id,
+        "stage": record.stage.value,
+        "account": asdict(record.account),
+        "sealed": base64.b64encode(record.sealed).decode(),
+        "directory": record.directory,
+        "job_name": record.job_name,
+        "job_id": record.job_id,
+        "report": asdict(record.report) | {"phase": record.report.phase.value} if record.report else None,
+        "last_words": record.last_words,
+        "stdout_bytes": record.stdout_bytes,
+        "stderr_bytes": record.stderr_bytes,
+    }
+    return json.dumps(row).encode()
+
+
+def _from_row(value: bytes) -> Record:
+    row = json.loads(value)
+    report = row["report"]
+    return Record(
+        container_id=ContainerId(row["container_id"]),
+        stage=Stage(row["stage"]),
+        account=Account(**row["account"]),
+        sealed=base64.b64decode(row["sealed"]),
+        directory=row["directory"],
+        job_name=row["job_name"],
+        job_id=JobId(row["job_id"]) if row["job_id"] is not None else None,
+        report=Report(**(report | {"phase": Phase(report["phase"])})) if report else None,
+        last_words=row["last_words"],
+        stdout_bytes=row["stdout_bytes"],
+        stderr_bytes=row["stderr_bytes"],
+    )

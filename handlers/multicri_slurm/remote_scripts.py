@@ -1,0 +1,221 @@
+"""The programs that run on a login host: constants, sent on stdin to ``sh -s -- words…``.
+
+Each is a function that the last line calls, so that a stream that was cut runs nothing. Each line of an answer begins
+with ``multicri:``, because a login shell may print anything before. Only our own words go on the command line.
+"""
+
+from typing import Final
+
+_TOOLS = r"""
+say() { printf 'multicri:%s\n' "$1"; }
+say_lines() { # name: stdin, line by line
+  while IFS= read -r line || [ -n "$line" ]; do printf 'multicri:%s=%s\n' "$1" "$line"; done
+}
+wipe() { # paths
+  for path; do
+    [ -e "$path" ] || [ -L "$path" ] || continue
+    [ ! -d "$path" ] || [ -L "$path" ] || chmod -R u+rwX -- "$path" 2>/dev/null
+    rm -rf -- "$path"
+  done
+}
+"""
+
+PROBE: Final = (
+    _TOOLS
+    + r"""
+main() { # programs
+  cd || exit 1
+  say "home=$HOME"
+  say "user=$(id -un)"
+  for program; do
+    ! command -v -- "$program" >/dev/null 2>&1 || say "program=$program"
+  done
+  if command -v ch-run >/dev/null 2>&1; then
+    ch-run --help 2>&1 | grep -o -e '--[a-z][a-z0-9-]*' | sort -u | say_lines ch-run-option
+  fi
+  say done=probe
+}
+main "$@"
+"""
+)
+"""Args: programs to look for. Says home, user, program, ch-run-option."""
+
+MAKE_DIRECTORY: Final = (
+    _TOOLS
+    + r"""
+main() { # directory
+  umask 077
+  mkdir -p -- "$1" && chmod 700 -- "$1" && say done=made
+}
+main "$@"
+"""
+)
+
+BUILD: Final = (
+    _TOOLS
+    + r"""
+main() { # directory name suffix seconds command...
+  directory=$1 final=$1/$2$3 temporary=$1/.$2.building$3 lock=$1/.$2.lock seconds=$4
+  shift 4
+  if [ -e "$final" ]; then say done=there; return; fi
+  mkdir -p -- "$directory" || return
+  exec 9>>"$lock" || return
+  if ! flock -w "$seconds" 9; then say error=busy; return; fi
+  if [ -e "$final" ]; then say done=there; return; fi
+  wipe "${temporary}"*
+  for command; do
+    if ! (eval "$command") </dev/null >>"$temporary.log" 2>&1; then
+      tail -c 3000 -- "$temporary.log" | say_lines log
+      wipe "${temporary}"*
+      say error=failed
+      return
+    fi
+  done
+  mv -T -- "$temporary" "$final" || return
+  wipe "${temporary}"*
+  say done=built
+}
+main "$@"
+"""
+)
+"""Says done=there, done=built, error=busy, or error=failed with lines of log. Commands are shell text of ours."""
+
+SUBMIT: Final = (
+    _TOOLS
+    + r"""
+found() { # job id
+  printf '%s\n' "$1" > jobid.tmp && mv jobid.tmp jobid && say "job=$1"
+}
+look() { # job name: 0 if found, 1 if there is positively none, 2 if Slurm is silent
+  if [ -s claim/job ]; then found "$(cat claim/job)"; return 0; fi
+  if ! jobs=$(squeue -h -t all -u "$(id -un)" -n "$1" -o %i 2>look.err); then
+    say_lines stderr < look.err; return 2
+  fi
+  job=$(printf '%s\n' "$jobs" | grep -E '^[0-9]+$' | sort -n | head -n 1)
+  if [ -n "$job" ]; then found "$job"; return 0; fi
+  command -v sacct >/dev/null 2>&1 || return 1
+  if ! jobs=$(sacct -X -n -P -S now-30days -u "$(id -un)" --name="$1" -o JobIDRaw 2>look.err); then
+    grep -q -i -e 'storage is disabled' look.err && return 1
+    say_lines stderr < look.err; return 2
+  fi
+  job=$(printf '%s\n' "$jobs" | grep -E '^[0-9]+$' | sort -n | head -n 1)
+  [ -n "$job" ] || return 1
+  found "$job"
+}
+main() { # mode directory job-name seconds
+  mode=$1
+  if ! cd -- "$2"; then say error=gone; return; fi
+  umask 077
+  exec 9>>lock || return
+  if ! flock -w "$4" 9; then say error=busy; return; fi
+  [ "$mode" != cancel ] || : > cancelled
+  if [ -s jobid ]; then say "job=$(cat jobid)"; return; fi
+  if [ -e attempt ]; then
+    look "$3"
+    case $? in
+      0) return;;
+      2) say error=silent; return;;
+    esac
+  fi
+  if [ "$mode" != submit ]; then say done=none; return; fi
+  if [ -e cancelled ]; then say error=cancelled; return; fi
+  : > attempt
+  if answer=$(sbatch --parsable job.sh 2>sbatch.err </dev/null); then
+    job=$(printf '%s\n' "$answer" | tail -n 1)
+    job=${job%%;*}
+    case $job in
+      ''|*[!0-9]*) printf '%s\n' "$answer" | say_lines stderr; say error=silent;;
+      *) found "$job";;
+    esac
+  else
+    say_lines stderr < sbatch.err
+    say error=refused
+  fi
+}
+main "$@"
+"""
+)
+"""Find the job of a container, or submit it, under a lock that a submit whose connection was cut still holds.
+
+Args: mode (submit; find; cancel: as find, and no submit shall follow), directory, job name, seconds to wait for the
+lock. Says job=N, done=none, or error=gone|busy|silent|cancelled|refused with lines of stderr.
+The file ``attempt`` is there as soon as sbatch may have been called: without it there is nothing to look for.
+"""
+
+QUEUE: Final = (
+    _TOOLS
+    + r"""
+main() {
+  if jobs=$(squeue -h -t all -u "$(id -un)" -o '%i|%T|%N|%a|%j|%r' 2>&1); then
+    printf '%s\n' "$jobs" | say_lines squeue
+    say done=queue
+  else
+    printf '%s\n' "$jobs" | say_lines stderr
+  fi
+}
+main "$@"
+"""
+)
+"""Says a line of squeue for each job of the user, then done=queue; or lines of stderr."""
+
+HISTORY: Final = (
+    _TOOLS
+    + r"""
+main() { # job ids
+  for job; do
+    say "job=$job"
+    if answer=$(scontrol -o show job "$job" 2>&1); then
+      printf '%s\n' "$answer" | say_lines "scontrol-$job"
+    else
+      printf '%s\n' "$answer" | say_lines "scontrol-error-$job"
+    fi
+  done
+  if ! command -v sacct >/dev/null 2>&1; then
+    say sacct-error='sacct: command not found'
+  elif answer=$(sacct -X -n -P -S now-30days -j "$(IFS=,; echo "$*")" \
+      -o JobIDRaw,State,ExitCode,NodeList,Account,JobName 2>&1); then
+    printf '%s\n' "$answer" | say_lines sacct
+    say sacct-done=1
+  else
+    printf '%s\n' "$answer" | say_lines sacct-error
+  fi
+  say done=history
+}
+main "$@"
+"""
+)
+"""Args: job ids that squeue does not know. Says what scontrol and sacct know of them, and their errors apart."""
+
+SIGNAL: Final = (
+    _TOOLS
+    + r"""
+main() { # TERM or KILL, job id
+  case $1 in
+    TERM)
+      scancel --state=PENDING "$2" 2>&1 | say_lines scancel
+      scancel -b -s TERM "$2" 2>&1 | say_lines scancel
+      ;;
+    KILL)
+      scancel -s KILL --full "$2" 2>&1 | say_lines scancel
+      scancel "$2" 2>&1 | say_lines scancel
+      ;;
+  esac
+  say done=signalled
+}
+main "$@"
+"""
+)
+"""TERM: a pending job is cancelled, a running one's batch script gets the signal. KILL: everything, at once."""
+
+REMOVE: Final = (
+    _TOOLS
+    + r"""
+main() { # directory, its parent
+  wipe "$1"
+  rmdir -- "$2" 2>/dev/null
+  if [ -e "$1" ]; then say error=left; else say done=removed; fi
+}
+main "$@"
+"""
+)
+"""Says done=removed, or error=left if something is still there."""

@@ -1,0 +1,114 @@
+"""The words that start a container with each runtime, inside of a job. Pure.
+
+A container sees nothing of the account's home and, unless it is an MPI job, nothing of the job's environment. Its file
+system may be written to and is thrown away.
+
+Source: apptainer exec(1), singularity exec(1), ch-run(1); what was tried stands in environment.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument
+
+Kind = Literal["apptainer", "singularity", "charliecloud"]
+ENV_FILE = "env"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """The container runtime of a cluster.
+
+    options: the long options that ``ch-run --help`` lists; for the others empty.
+    """
+
+    kind: Kind
+    options: frozenset[str] = frozenset()
+
+    @property
+    def carries_newlines(self) -> bool:
+        return self.kind != "charliecloud" or "--set-env0" in self.options
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageConfig:
+    """What an image says of itself; only Charliecloud's directories keep it where we can read it."""
+
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    working_dir: str = ""
+    has_environment: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
+    """One container of a job.
+
+    image: absolute path in the cluster. command, args: as in ContainerSpec. home: HOME of the pod, if it sets one.
+    config: of the image; None where the runtime reads it itself.
+    """
+
+    runtime: Runtime
+    image: str
+    command: tuple[str, ...]
+    args: tuple[str, ...]
+    working_dir: str
+    home: str | None = None
+    config: ImageConfig | None = None
+    gpu: bool = False
+    mpi: bool = False
+
+
+def container_words(container: Container) -> tuple[str, ...]:
+    """The command line of the container, to be run in its directory in the cluster.
+
+    Raises FailedPrecondition if the pod names no command and the image's own cannot be known.
+    """
+    if container.working_dir and not container.working_dir.startswith("/"):
+        raise InvalidArgument(f"working_dir {container.working_dir!r}: must be an absolute path")
+    if container.runtime.kind == "charliecloud":
+        return tuple(_ch_run(container))
+    return tuple(_apptainer(container))
+
+
+def _apptainer(container: Container) -> Sequence[str]:
+    words = [container.runtime.kind, "--quiet", "exec" if container.command else "run"]
+    if container.mpi:
+        # --containall would take away PMIX_* and the shared memory that ranks talk through.
+        words += ["--no-mount", "home,cwd"]
+    else:
+        words += ["--containall", "--cleanenv"]
+    words += ["--no-eval", "--writable-tmpfs"]
+    if container.home is not None:
+        words += ["--no-home", "--home", container.home]
+    elif container.mpi:
+        words += ["--no-home"]
+    if container.gpu:
+        words += ["--nv"]
+    words += ["--pwd", container.working_dir or "/", "--env-file", ENV_FILE, container.image]
+    return [*words, *container.command, *container.args]
+
+
+def _ch_run(container: Container) -> Sequence[str]:
+    config = container.config or ImageConfig()
+    has = container.runtime.options
+    words = ["ch-run"]
+    if not container.mpi:
+        words += ["--unset-env=*"]
+    words += ["--env-no-expand", "--set-env=HOME=/root"]
+    if config.has_environment:
+        words += ["--set-env"] if "--set-env0" in has else [f"--set-env={container.image}/ch/environment"]
+    words += [f"--set-env0={ENV_FILE}" if "--set-env0" in has else f"--set-env={ENV_FILE}"]
+    if "--no-home" in has:
+        words += ["--no-home"]
+    if "--write-fake" in has:
+        words += ["--write-fake"]
+    if not container.mpi:
+        words += ["--private-tmp"]
+    words += [f"--cd={container.working_dir or config.working_dir or '/'}", container.image, "--"]
+    command = container.command or config.entrypoint
+    args = container.args or (() if container.command else config.cmd)
+    if not (command or args):
+        raise FailedPrecondition("the pod names no command, and the image has neither an entrypoint nor a command")
+    return [*words, *command, *args]

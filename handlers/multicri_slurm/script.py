@@ -1,0 +1,144 @@
+"""The text of a job: one pure function of one value.
+
+What the script leaves in its directory, and when:
+
+    claim/job   first: the job that may run the container. A second job for the same container ends at once.
+    started     just before the container: ``<job id> <Unix time in ns>``
+    stdout, stderr
+    exit        last, by rename: lines of ``name=value``, see `exits.py`. The truth about how the container ended.
+    slurm.out   what Slurm, the prerun text and this script say
+
+TERM is passed on to the container, and then waited for.
+"""
+
+import re
+import shlex
+from dataclasses import dataclass
+
+from multicri_slurm.runtimes import Container, container_words
+
+NOT_IN_COMMENT = re.compile(r"[^A-Za-z0-9._/-]+", re.ASCII)
+LONGEST_COMMENT = 200
+
+PRERUN_FAILED = "PrerunFailed"
+EXITED = "Exited"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobScript:
+    """A job, checked: nothing in it can end a line or begin a new one.
+
+    directory: absolute. options: ``--option=value``, each checked against its list.
+    launcher: words before the container's, for MPI. has_prerun: is there a prerun.sh to be sourced?
+    """
+
+    job_name: str
+    comment: str
+    directory: str
+    options: tuple[str, ...]
+    container: Container
+    launcher: tuple[str, ...] = ()
+    has_prerun: bool = False
+
+
+def comment_of(namespace: str, pod: str, container: str) -> str:
+    """``namespace/pod/container``, of harmless characters only."""
+    return "/".join(NOT_IN_COMMENT.sub("_", part).replace("/", "_") for part in (namespace, pod, container))[
+        :LONGEST_COMMENT
+    ]
+
+
+def render(job: JobScript) -> str:
+    """The job script, to be given to sbatch."""
+    options = (
+        f"--job-name={job.job_name}",
+        f"--comment={job.comment}",
+        f"--chdir={job.directory}",
+        f"--output={job.directory}/slurm.out",
+        "--no-requeue",
+        "--dependency=singleton",
+        *job.options,
+    )
+    for option in options:
+        if any(character in option for character in "\n\r\0"):
+            raise AssertionError(f"an option with more than one line: {option!r}")
+    header = "\n".join(f"#SBATCH {option}" for option in options)
+    words = " ".join(quoted(word) for word in (*job.launcher, *container_words(job.container)))
+    return (
+        f"#!/bin/bash\n{header}\n\n"
+        f"multicri_directory={shlex.quote(job.directory)}\n"
+        f"{_BEGIN}{_PRERUN if job.has_prerun else ''}{_CONTAINER.replace('@WORDS@', words)}"
+    )
+
+
+def quoted(word: str) -> str:
+    """A word for bash, on one line whatever it holds.
+
+    sbatch refuses a script with DOS line ends, and reads lines that begin with ``#SBATCH``: so no line break of a pod
+    may become one of the script.
+    """
+    if _CONTROL.search(word) is None:
+        return shlex.quote(word)
+    return "$'" + _ESCAPED.sub(lambda found: f"\\{ord(found[0]):03o}", word) + "'"
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_ESCAPED = re.compile(r"[\x00-\x1f\x7f\\']")
+
+_BEGIN = r"""
+multicri_finish() { # code reason
+  trap - EXIT
+  trap '' TERM
+  cd "$multicri_directory" || exit "$1"
+  printf 'code=%s\nreason=%s\nfinished_ns=%s\nstdout_bytes=%s\nstderr_bytes=%s\njob_id=%s\n' "$1" "$2" \
+    "$(date +%s%N)" "$(stat -c %s stdout)" "$(stat -c %s stderr)" "$SLURM_JOB_ID" > exit.tmp && mv exit.tmp exit
+  exit "$1"
+}
+
+cd "$multicri_directory" || exit 1
+umask 077
+if ! mkdir claim; then
+  echo 'multicri: another job runs this container' >&2
+  exit 0
+fi
+printf '%s\n' "$SLURM_JOB_ID" > claim/job
+: >> stdout
+: >> stderr
+[ ! -e cancelled ] || multicri_finish 137 Cancelled
+multicri_child=
+multicri_terminated=
+trap 'multicri_terminated=1; [ -z "$multicri_child" ] || kill -TERM "$multicri_child"' TERM
+"""
+
+_PRERUN = r"""
+trap 'multicri_code=$?; multicri_finish "$((multicri_code ? multicri_code : 1))" PrerunFailed' EXIT
+. ./prerun.sh < /dev/null
+multicri_code=$?
+set +eu +o pipefail
+if [ "$multicri_code" != 0 ]; then
+  echo "multicri: CLUSTER_CONFIG ended with code $multicri_code" >&2
+  multicri_finish "$multicri_code" PrerunFailed
+fi
+trap - EXIT
+trap 'multicri_terminated=1; [ -z "$multicri_child" ] || kill -TERM "$multicri_child"' TERM
+cd "$multicri_directory" || exit 1
+umask 077
+"""
+
+_CONTAINER = r"""
+[ -z "$multicri_terminated" ] || multicri_finish 143 Exited
+printf '%s %s\n' "$SLURM_JOB_ID" "$(date +%s%N)" > started.tmp && mv started.tmp started
+(
+  umask 022
+  exec @WORDS@
+) < /dev/null >> stdout 2>> stderr &
+multicri_child=$!
+[ -z "$multicri_terminated" ] || kill -TERM "$multicri_child"
+while :; do
+  multicri_terminated=
+  wait "$multicri_child"
+  multicri_code=$?
+  [ -n "$multicri_terminated" ] || break
+done
+multicri_finish "$multicri_code" Exited
+"""

@@ -1,0 +1,208 @@
+"""One kept SSH connection for each login: commands and files over it, within limits.
+
+Only what we are given is used: no agent, no default keys, no configuration files. A host whose key is not in
+known_hosts is not even connected to.
+"""
+
+import asyncio
+import shlex
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncssh
+
+from multicri_proxy.api.errors import PermissionDenied, Unavailable
+from multicri_proxy.api.log import Log
+from multicri_slurm.accounts import Login
+from multicri_slurm.settings import Settings
+
+OUTPUT_CAP_BYTES = 4 * 1024 * 1024
+SHORT_SESSIONS, LONG_SESSIONS = 5, 2  # with one for SFTP: 8 of the 10 that sshd's MaxSessions allows by default
+KEEPALIVE_S, KEEPALIVES_MISSED = 15, 3
+
+_log = Log("ssh")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a remote command did. Output beyond the cap is left out."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Connection:
+    """A login's connection: opened when it is needed, opened again when it has died."""
+
+    def __init__(self, login: Login, settings: Settings) -> None:
+        self._login = login
+        self._settings = settings
+        self._opening = asyncio.Lock()
+        self._open: asyncssh.SSHClientConnection | None = None
+        self._sftp: asyncssh.SFTPClient | None = None
+        self._short = asyncio.Semaphore(SHORT_SESSIONS)
+        self._long = asyncio.Semaphore(LONG_SESSIONS)
+
+    async def run(self, argv: Sequence[str], stdin: bytes, timeout_s: float, *, long: bool = False) -> Result:
+        """Run one command, its words quoted.
+
+        long: for what takes minutes, so that it keeps nothing else waiting.
+        Raises Unavailable if the connection dies or the time is over: what the command did is then not known.
+        """
+        async with self._long if long else self._short, self._errors():
+            connection = await self._connected()
+            async with asyncio.timeout(timeout_s):
+                return await _run(connection, shlex.join(argv), stdin)
+
+    @asynccontextmanager
+    async def files(self, timeout_s: float | None = None) -> AsyncIterator[asyncssh.SFTPClient]:
+        """The SFTP client, within a time limit. SFTP's own errors (no such file) come through as they are."""
+        async with self._errors(), asyncio.timeout(timeout_s or self._settings.command_timeout_s):
+            yield await self._files_client()
+
+    async def close(self) -> None:
+        connection, self._open, self._sftp = self._open, None, None
+        if connection is not None:
+            connection.abort()
+
+    @asynccontextmanager
+    async def _errors(self) -> AsyncIterator[None]:
+        account = self._login.account
+        try:
+            yield
+        except asyncssh.ChannelOpenError as error:
+            raise Unavailable(f"{account}: no session: {error.reason}") from error
+        except (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection) as error:
+            self._sftp = None
+            raise Unavailable(f"{account}: the connection for files is lost") from error
+        except asyncssh.SFTPError:
+            raise
+        except TimeoutError as error:
+            raise Unavailable(f"{account}: no answer in time") from error
+        except (asyncssh.Error, OSError) as error:
+            raise Unavailable(f"{account}: {_words(error)}") from error
+
+    async def _connected(self) -> asyncssh.SSHClientConnection:
+        async with self._opening:
+            return await self._connected_alone()
+
+    async def _connected_alone(self) -> asyncssh.SSHClientConnection:
+        if self._open is None or self._open.is_closed():
+            self._open, self._sftp = None, None
+            self._open = await self._connect()
+        return self._open
+
+    async def _files_client(self) -> asyncssh.SFTPClient:
+        async with self._opening:
+            connection = await self._connected_alone()
+            if self._sftp is None:
+                self._sftp = await connection.start_sftp_client()
+            return self._sftp
+
+    async def _connect(self) -> asyncssh.SSHClientConnection:
+        login, account = self._login, self._login.account
+        if not self._settings.allows_host(account.host):
+            raise PermissionDenied(f"CLUSTER_HOST={account.host}: not among the hosts that slurm.allowed_hosts allows")
+        known_hosts = await _known_hosts(self._settings.known_hosts, account.host, account.port)
+        keys = [asyncssh.import_private_key(login.private_key)] if login.private_key is not None else None
+        try:
+            async with asyncio.timeout(self._settings.connect_timeout_s):
+                connection = await asyncssh.connect(
+                    account.host,
+                    account.port,
+                    username=account.username,
+                    password=login.password,
+                    client_keys=keys,
+                    known_hosts=known_hosts,
+                    config=None,
+                    agent_path=None,
+                    gss_host=None,
+                    x509_trusted_certs=None,
+                    keepalive_interval=KEEPALIVE_S,
+                    keepalive_count_max=KEEPALIVES_MISSED,
+                )
+        except asyncssh.HostKeyNotVerifiable as error:
+            raise PermissionDenied(
+                f"CLUSTER_HOST={account.host}: its host key is not the one in {self._settings.known_hosts}; "
+                f"if it was changed on purpose, put the new one there (ssh-keyscan -p {account.port} {account.host})"
+            ) from error
+        except asyncssh.PermissionDenied as error:
+            raise PermissionDenied(
+                f"{account}: the cluster refuses these credentials: "
+                "check CLUSTER_USERNAME and CLUSTER_PASSWORD or CLUSTER_KEYVALUE"
+            ) from error
+        except TimeoutError as error:
+            raise Unavailable(f"{account}: no connection within {self._settings.connect_timeout_s:g} s") from error
+        _log.info("connected", account=account)
+        return connection
+
+
+async def _known_hosts(path: str, host: str, port: int) -> asyncssh.SSHKnownHosts:
+    """The file's keys. Raises PermissionDenied if it has none for this host."""
+    try:
+        text = await asyncio.to_thread(Path(path).read_text, "utf-8")
+        known = asyncssh.import_known_hosts(text)
+    except (OSError, ValueError) as error:
+        raise PermissionDenied(f"slurm.known_hosts: {path} cannot be read: {error}") from error
+    keys, authorities, _, certificates, *_ = asyncssh.match_known_hosts(known, host, "", port)
+    if not (keys or authorities or certificates):
+        raise PermissionDenied(
+            f"CLUSTER_HOST={host}: there is no host key for it in {path}: an admin adds one "
+            f"(ssh-keyscan -p {port} {host} >> {path}, after checking it)"
+        )
+    return known
+
+
+async def _run(connection: asyncssh.SSHClientConnection, command: str, stdin: bytes) -> Result:
+    process = await connection.create_process(command, encoding=None)
+    try:
+        process.stdin.write(stdin)
+        process.stdin.write_eof()
+        stdout, stderr = await asyncio.gather(_read(process.stdout), _read(process.stderr))
+        await process.wait_closed()
+    except BrokenPipeError as error:
+        raise asyncssh.ConnectionLost("the command did not take its input") from error
+    finally:
+        process.close()
+    if process.exit_status is None:
+        raise asyncssh.ConnectionLost("the command ended without an exit status")
+    return Result(exit_code=process.returncode if process.returncode is not None else -1, stdout=stdout, stderr=stderr)
+
+
+async def _read(stream: asyncssh.SSHReader[bytes]) -> bytes:
+    kept: list[bytes] = []
+    size = 0
+    while piece := await stream.read(65_536):
+        if size < OUTPUT_CAP_BYTES:
+            kept.append(piece[: OUTPUT_CAP_BYTES - size])
+            size += len(kept[-1])
+    return b"".join(kept)
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, asyncssh.Error) and error.reason:
+        return error.reason
+    return str(error) or type(error).__name__
+
+
+class Connections:
+    """The kept connections, by login. Closed together."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._by_digest: dict[str, Connection] = {}
+
+    def to(self, login: Login) -> Connection:
+        return self._by_digest.setdefault(login.digest(), Connection(login, self._settings))
+
+    async def forget(self, login: Login) -> None:
+        """Close the connection of a login that no container needs any more."""
+        if connection := self._by_digest.pop(login.digest(), None):
+            await connection.close()
+
+    async def close(self) -> None:
+        while self._by_digest:
+            await self._by_digest.popitem()[1].close()

@@ -1,0 +1,101 @@
+"""Getting a container ready in the cluster: its image built, its directory written.
+
+The build of an image belongs to the account and the image, not to the call that wanted it first: a CreateContainer
+that is cancelled leaves it running, and the kubelet's retry joins it.
+"""
+
+import asyncio
+import json
+from collections.abc import Sequence
+
+from multicri_proxy.api.adapter import ContainerSpec
+from multicri_proxy.api.errors import FailedPrecondition
+from multicri_proxy.api.ids import ImageId
+from multicri_proxy.api.image import Image, ImageBuilder
+from multicri_proxy.api.log import Log
+from multicri_slurm.cluster import Cluster, Site
+from multicri_slurm.plan import Plan, env_file_of, files_of, programs_of, runtime_of
+from multicri_slurm.runtimes import ImageConfig, Runtime
+from multicri_slurm.settings import Settings
+from multicri_slurm.supervised import Supervisor
+
+LARGEST_CONFIG_BYTES = 1024 * 1024
+
+_log = Log("slurm.images")
+
+
+class Stager:
+    """Stages containers."""
+
+    def __init__(self, settings: Settings, builders: Sequence[ImageBuilder], supervisor: Supervisor) -> None:
+        self._settings = settings
+        self._builders = builders
+        self._supervisor = supervisor
+        self._builds: dict[tuple[str, ImageId], asyncio.Future[str]] = {}
+
+    async def site(self, cluster: Cluster) -> Site:
+        return await cluster.site(programs_of(self._builders))
+
+    def check(self, plan: Plan, site: Site) -> None:
+        """Raises InvalidArgument for what the cluster's container runtime cannot carry; touches nothing."""
+        _, runtime = runtime_of(site, self._builders, self._settings)
+        env_file_of(plan, runtime)
+
+    def directory_of(self, spec: ContainerSpec, site: Site) -> str:
+        return f"{site.home}/{self._settings.mount_path}/{spec.pod.sandbox_id}/{spec.id}"
+
+    async def stage(self, plan: Plan, cluster: Cluster, site: Site, directory: str) -> None:
+        """Have the image built and the container's files written."""
+        builder, runtime = runtime_of(site, self._builders, self._settings)
+        image_path = await self._image(cluster, site, builder, plan.spec.image)
+        config = await self._config(plan, cluster, runtime, image_path)
+        files = files_of(plan, directory, image_path, runtime, config)
+        await cluster.make_directory(directory)
+        await cluster.write_files(directory, files)
+
+    def _image_directory(self, site: Site) -> str:
+        place = self._settings.image_remote_mount or f"{self._settings.mount_path}/images"
+        return place if place.startswith("/") else f"{site.home}/{place}"
+
+    async def _image(self, cluster: Cluster, site: Site, builder: ImageBuilder, image: Image) -> str:
+        key = (cluster.login.digest(), image.id)
+        build = self._builds.get(key)
+        if build is None:
+            work = self._build(cluster, builder, image, self._image_directory(site))
+            build = self._builds[key] = self._supervisor.start(work, name=f"build {image.source}")
+            build.add_done_callback(lambda _: self._builds.pop(key, None))
+        return await asyncio.shield(build)
+
+    async def _build(self, cluster: Cluster, builder: ImageBuilder, image: Image, directory: str) -> str:
+        account = cluster.login.account
+        _log.info("image wanted in the cluster", image_id=image.id, source=image.source, account=account)
+        path = await cluster.build(builder, image, directory)
+        _log.info("image is in the cluster", image_id=image.id, source=image.source, account=account)
+        return path
+
+    async def _config(self, plan: Plan, cluster: Cluster, runtime: Runtime, image_path: str) -> ImageConfig | None:
+        """Charliecloud has no use for an image's entrypoint; its builder keeps it in ``/ch/config.pulled.json``."""
+        if runtime.kind != "charliecloud":
+            return None
+        text = await cluster.read_piece(f"{image_path}/ch/config.pulled.json", 0, LARGEST_CONFIG_BYTES)
+        has_environment = await cluster.size_of(f"{image_path}/ch/environment") is not None
+        if text is not None:
+            return _config_of(text, has_environment)
+        if plan.spec.command:
+            return ImageConfig(has_environment=has_environment)
+        raise FailedPrecondition(
+            f"image {plan.spec.image.source}: the pod names no command, and Charliecloud has kept no entrypoint of it"
+        )
+
+
+def _config_of(text: bytes, has_environment: bool) -> ImageConfig:
+    try:
+        config = json.loads(text)["config"] or {}
+        return ImageConfig(
+            entrypoint=tuple(map(str, config.get("Entrypoint") or ())),
+            cmd=tuple(map(str, config.get("Cmd") or ())),
+            working_dir=str(config.get("WorkingDir") or ""),
+            has_environment=has_environment,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FailedPrecondition(f"the image's configuration cannot be read: {error}") from error

@@ -1,0 +1,160 @@
+"""One watcher for each cluster account: asks for all of its jobs at once, and tells what became of each.
+
+squeue for all; what squeue does not list, scontrol and sacct; what nobody knows twice in a row is lost. A Slurm that
+does not answer changes nothing.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from multicri_proxy.api.adapter import Phase
+from multicri_proxy.api.errors import MulticriError, PermissionDenied, Unavailable
+from multicri_proxy.api.ids import ContainerId, JobId
+from multicri_proxy.api.log import Log
+from multicri_slurm.accounts import Account
+from multicri_slurm.answers import JobLine
+from multicri_slurm.cluster import Cluster
+from multicri_slurm.retries import within
+from multicri_slurm.states import state_named
+
+FASTEST_S, HURRY_S, GROWTH = 0.7, 15.0, 1.3
+FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
+COMPLETING_PATIENCE_S = 5.0
+TIMES_UNKNOWN = 2
+
+_log = Log("slurm.watcher")
+
+
+class Listener(Protocol):
+    """Is told what became of jobs. Raises Unavailable if it could not act on it: it is told again."""
+
+    async def job_seen(self, container_id: ContainerId, line: JobLine, phase: Phase) -> None: ...
+
+    async def job_over(self, container_id: ContainerId, line: JobLine | None, *, only_if_told: bool = False) -> None:
+        """line: Slurm's last word; None if it has forgotten the job.
+
+        only_if_told: it is over only if the job has left an exit file.
+        """
+        ...
+
+
+@dataclass(slots=True)
+class _Watched:
+    job_id: JobId
+    cluster: Cluster
+    times_unknown: int = 0
+    completing_since: float | None = None
+
+
+class Watcher:
+    """Watches the jobs of one account until it is cancelled."""
+
+    def __init__(
+        self,
+        account: Account,
+        listener: Listener,
+        poll_interval_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._account = account
+        self._listener = listener
+        self._slowest_s = max(poll_interval_s, FASTEST_S)
+        self._clock = clock
+        self._watched: dict[ContainerId, _Watched] = {}
+        self._awake = asyncio.Event()
+        self._interval_s = FASTEST_S
+        self._hurry_until = 0.0
+        self._silent = False
+        self._unknown_states: set[str] = set()
+
+    def track(self, container_id: ContainerId, job_id: JobId, cluster: Cluster) -> None:
+        self._watched[container_id] = _Watched(job_id, cluster)
+        self.hurry()
+
+    def drop(self, container_id: ContainerId) -> None:
+        self._watched.pop(container_id, None)
+
+    def hurry(self) -> None:
+        """Something is about to happen: look soon, and often for a while."""
+        self._hurry_until = self._clock() + HURRY_S
+        if not self._silent and self._interval_s > FASTEST_S:
+            self._interval_s = FASTEST_S
+            self._awake.set()
+        elif not self._interval_s:
+            self._awake.set()
+
+    async def run(self) -> None:
+        while True:
+            if not self._watched:
+                self._interval_s = 0.0
+                await self._awake.wait()
+                self._awake.clear()
+            self._interval_s = await self._round()
+            await within(self._awake, self._interval_s * random.uniform(0.8, 1.2))  # noqa: S311
+            self._awake.clear()
+
+    async def _round(self) -> float:
+        """Look once; return how long to wait."""
+        try:
+            await self._look()
+        except MulticriError as error:
+            if not self._silent:
+                _log.warning("jobs cannot be watched for now", account=self._account, reason=error)
+            self._silent = True
+            return min(LAST_RETRY_S, max(FIRST_RETRY_S, self._interval_s * 2))
+        if self._silent:
+            _log.info("jobs are watched again", account=self._account)
+            self._silent, self._interval_s = False, FASTEST_S
+        if self._clock() < self._hurry_until:
+            return FASTEST_S
+        return min(self._slowest_s, max(FASTEST_S, self._interval_s * GROWTH))
+
+    async def _look(self) -> None:
+        watched = dict(self._watched)
+        by_login = {entry.cluster.login.digest(): entry.cluster for entry in watched.values()}
+        queue, cluster = await self._queue(list(by_login.values()))
+        absent = [entry.job_id for entry in watched.values() if entry.job_id not in queue]
+        history = await cluster.history(absent) if absent else None
+        for container_id, entry in watched.items():
+            line = queue.get(entry.job_id) or (history.jobs.get(entry.job_id) if history else None)
+            if self._watched.get(container_id) is not entry:
+                continue
+            if line is not None:
+                await self._tell(container_id, entry, line)
+            elif history is not None and entry.job_id in history.unknown:
+                entry.times_unknown += 1
+                lost = entry.times_unknown >= TIMES_UNKNOWN
+                await self._listener.job_over(container_id, None, only_if_told=not lost)
+
+    async def _queue(self, clusters: list[Cluster]) -> tuple[dict[JobId, JobLine], Cluster]:
+        refused: PermissionDenied | None = None
+        for cluster in clusters:
+            try:
+                return dict(await cluster.queue()), cluster
+            except PermissionDenied as error:
+                refused = error
+        raise refused or Unavailable(f"{self._account}: nothing to watch with")
+
+    async def _tell(self, container_id: ContainerId, entry: _Watched, line: JobLine) -> None:
+        entry.times_unknown = 0
+        state = state_named(line.state)
+        if state is None:
+            if line.state not in self._unknown_states:
+                self._unknown_states.add(line.state)
+                _log.warning("a job state that is in no table changes nothing", state=line.state, job_id=line.job_id)
+        elif state.phase is Phase.EXITED:
+            await self._listener.job_over(container_id, line)
+        elif state.phase is not None:
+            entry.completing_since = None
+            await self._listener.job_seen(container_id, line, state.phase)
+        elif line.state.startswith("COMPLETING"):
+            # Its flag hides the base state, which tells a time limit from an ordinary end: worth a short wait.
+            now = self._clock()
+            entry.completing_since = entry.completing_since or now
+            self._hurry_until = max(self._hurry_until, now + 1.0)
+            if now - entry.completing_since >= COMPLETING_PATIENCE_S:
+                await self._listener.job_over(container_id, line, only_if_told=True)

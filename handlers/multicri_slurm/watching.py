@@ -1,0 +1,122 @@
+"""From what the watchers see to what is recorded and reported."""
+
+import time
+from dataclasses import replace
+
+from multicri_proxy.api.adapter import Phase, Report
+from multicri_proxy.api.ids import ContainerId, JobId
+from multicri_proxy.api.log import Log
+from multicri_slurm.accounts import Account
+from multicri_slurm.answers import JobLine
+from multicri_slurm.board import Board
+from multicri_slurm.cluster import Cluster
+from multicri_slurm.ending import Remains, gather, started_at_ns
+from multicri_slurm.records import Record, Records, Stage
+from multicri_slurm.supervised import Supervisor
+from multicri_slurm.watcher import Watcher
+
+_log = Log("slurm")
+
+
+class Watching:
+    """The watchers by account, and their Listener."""
+
+    def __init__(self, records: Records, board: Board, supervisor: Supervisor, poll_interval_s: float) -> None:
+        self._records = records
+        self._board = board
+        self._supervisor = supervisor
+        self._poll_interval_s = poll_interval_s
+        self._watchers: dict[Account, Watcher] = {}
+        self._clusters: dict[ContainerId, Cluster] = {}
+        self._lines: dict[ContainerId, JobLine] = {}
+
+    def track(self, record: Record, job_id: JobId, cluster: Cluster) -> None:
+        watcher = self._watchers.get(record.account)
+        if watcher is None:
+            watcher = self._watchers[record.account] = Watcher(record.account, self, self._poll_interval_s)
+            self._supervisor.start(watcher.run(), name=f"watch {record.account}")
+        self._clusters[record.container_id] = cluster
+        watcher.track(record.container_id, job_id, cluster)
+
+    def drop(self, record: Record) -> None:
+        """Watch its job no longer, and forget what was seen of it."""
+        self._lines.pop(record.container_id, None)
+        self._unwatch(record)
+
+    def hurry(self, account: Account) -> None:
+        if (watcher := self._watchers.get(account)) is not None:
+            watcher.hurry()
+
+    def line_of(self, container_id: ContainerId) -> JobLine | None:
+        """What Slurm last said of the container's job."""
+        return self._lines.get(container_id)
+
+    async def job_seen(self, container_id: ContainerId, line: JobLine, phase: Phase) -> None:
+        record, known = self._records.get(container_id), self._board.latest(container_id)
+        if record is None or record.stage is not Stage.SUBMITTED:
+            return
+        self._lines[container_id] = line
+        if phase is Phase.QUEUED:
+            message = f"job {line.job_id} is {line.state}: {line.reason}" if line.reason else ""
+            self._board.publish(Report(container_id=container_id, phase=phase, reason=line.reason, message=message))
+            return
+        if known is not None and known.phase is Phase.RUNNING:
+            return
+        started_ns = await started_at_ns(self._clusters[container_id], record.directory)
+        self._board.publish(Report(container_id=container_id, phase=phase, started_at_ns=started_ns or time.time_ns()))
+        self.hurry(record.account)
+
+    async def job_over(self, container_id: ContainerId, line: JobLine | None, *, only_if_told: bool = False) -> None:
+        record, cluster = self._records.get(container_id), self._clusters.get(container_id)
+        if record is None or cluster is None or record.job_id is None or record.stage is not Stage.SUBMITTED:
+            return
+        remains = await gather(cluster, record, line)
+        if not remains.told and remains.claimed_by is not None:
+            await self._follow(record, remains.claimed_by, cluster)
+            return
+        if not remains.told and only_if_told:
+            return
+        if not remains.told and line is not None and not line.exit_pair:  # squeue tells no exit code
+            told_by_others = (await cluster.history([record.job_id])).jobs.get(record.job_id)
+            if told_by_others is not None and told_by_others.exit_pair:
+                line = replace(line, exit_pair=told_by_others.exit_pair)
+                remains = await gather(cluster, record, line)
+        await self._end(record, line, remains)
+
+    async def _end(self, record: Record, line: JobLine | None, remains: Remains) -> None:
+        report, known = remains.report, self._board.latest(record.container_id)
+        if report.started_at_ns is None and known is not None:
+            report = replace(report, started_at_ns=known.started_at_ns)
+        if (now := self._records.get(record.container_id)) is None or now.stage is not Stage.SUBMITTED:
+            return
+        await self._records.change(
+            record.container_id,
+            stage=Stage.ENDED,
+            report=report,
+            last_words=remains.last_words,
+            stdout_bytes=remains.stdout_bytes,
+            stderr_bytes=remains.stderr_bytes,
+        )
+        if line is not None:
+            self._lines[record.container_id] = line
+        self._unwatch(record)
+        self._board.publish(report)
+        _log.info(
+            "job ended",
+            container_id=record.container_id,
+            job_id=record.job_id,
+            state=line.state if line is not None else "unknown",
+            exit_code=report.exit_code,
+            reason=report.reason,
+        )
+
+    async def _follow(self, record: Record, job_id: JobId, cluster: Cluster) -> None:
+        """Another job runs the container: one that was submitted by a call whose end nobody saw."""
+        _log.warning("another job runs this container", container_id=record.container_id, job_id=job_id)
+        record = await self._records.change(record.container_id, job_id=job_id)
+        self.track(record, job_id, cluster)
+
+    def _unwatch(self, record: Record) -> None:
+        self._clusters.pop(record.container_id, None)
+        if (watcher := self._watchers.get(record.account)) is not None:
+            watcher.drop(record.container_id)

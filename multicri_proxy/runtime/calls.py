@@ -1,0 +1,56 @@
+"""What every group of CRI calls stands on."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+from multicri_proxy.api.adapter import Adapter
+from multicri_proxy.api.image import ImagePool
+from multicri_proxy.runtime.events import Events
+from multicri_proxy.runtime.follow import ContainerLog
+from multicri_proxy.runtime.lifecycle import Lifecycle
+from multicri_proxy.runtime.pods import Pods
+from multicri_proxy.runtime.records import Container, Sandbox
+
+
+class NameLocks:
+    """One lock for each name that somebody holds or waits for."""
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[tuple[object, ...], asyncio.Lock] = WeakValueDictionary()
+
+    def of(self, *name: object) -> asyncio.Lock:
+        lock = self._locks.get(name)
+        if lock is None:
+            lock = self._locks[name] = asyncio.Lock()
+        return lock
+
+
+@dataclass(slots=True, kw_only=True)
+class Parts:
+    """What the calls are made of.
+
+    directory: where the records are. handler: the RuntimeClass handler that stands for the adapter.
+    log_of: makes a new container's log.
+    """
+
+    adapter: Adapter
+    images: ImagePool
+    pods: Pods
+    lifecycle: Lifecycle
+    events: Events
+    directory: Path
+    handler: str
+    pod_ip: str
+    now_ns: Callable[[], int]
+    log_of: Callable[[Container, Sandbox], ContainerLog | None]
+    names: NameLocks = field(default_factory=NameLocks)
+
+
+class Calls:
+    """A group of CRI methods, in snake case, from request message to response message."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts

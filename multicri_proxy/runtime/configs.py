@@ -1,0 +1,136 @@
+"""What RunPodSandbox and CreateContainer ask for: checked, and turned into records and an adapter's words."""
+
+import hashlib
+from pathlib import PurePosixPath
+
+from multicri_proxy.api.adapter import ContainerSpec, Mount, Pod
+from multicri_proxy.api.errors import InvalidArgument
+from multicri_proxy.api.ids import ContainerId, PodSandboxId
+from multicri_proxy.api.image import Image
+from multicri_proxy.cri.v1 import runtime_pb2 as cri
+from multicri_proxy.runtime.records import Container, Sandbox
+
+
+def sandbox_record(
+    config: cri.PodSandboxConfig, *, sandbox_id: PodSandboxId, runtime_handler: str, ip: str, now_ns: int
+) -> Sandbox:
+    """Raises InvalidArgument, naming the field."""
+    metadata = config.metadata
+    for field, value in (("name", metadata.name), ("uid", metadata.uid), ("namespace", metadata.namespace)):
+        _need(f"config.metadata.{field}", value)
+    if config.log_directory and not _is_clean_path(config.log_directory, absolute=True):
+        raise InvalidArgument(f"config.log_directory {config.log_directory!r} must be an absolute path without '..'")
+    return Sandbox(
+        id=sandbox_id,
+        name=metadata.name,
+        namespace=metadata.namespace,
+        uid=metadata.uid,
+        attempt=metadata.attempt,
+        labels=dict(config.labels),
+        annotations=dict(config.annotations),
+        runtime_handler=runtime_handler,
+        log_directory=config.log_directory,
+        namespace_options=config.linux.security_context.namespace_options.SerializeToString(),
+        ip=ip,
+        created_at_ns=now_ns,
+    )
+
+
+def check_container(config: cri.ContainerConfig) -> None:
+    """Raises InvalidArgument, naming the field: nothing after this may find the text itself unusable."""
+    _need("config.metadata.name", config.metadata.name)
+    _need("config.image.image", config.image.image)
+    for index, text in enumerate(config.command):
+        _no_nul(f"config.command[{index}]", text)
+    for index, text in enumerate(config.args):
+        _no_nul(f"config.args[{index}]", text)
+    _no_nul("config.working_dir", config.working_dir)
+    for index, variable in enumerate(config.envs):
+        _need(f"config.envs[{index}].key", variable.key)
+        if "=" in variable.key:
+            raise InvalidArgument(f"config.envs[{index}].key: {variable.key!r} has a '='")
+        if b"\0" in bytes(variable.value):
+            raise InvalidArgument(f"config.envs[{index}].value ({variable.key}) has a NUL byte")
+    for index, mount in enumerate(config.mounts):
+        if mount.HasField("image"):
+            raise InvalidArgument(f"config.mounts[{index}]: an image as a volume cannot be mounted into a multicri pod")
+        _need(f"config.mounts[{index}].container_path", mount.container_path)
+        _need(f"config.mounts[{index}].host_path", mount.host_path)
+    if config.log_path and not _is_clean_path(config.log_path, absolute=False):
+        raise InvalidArgument(f"config.log_path {config.log_path!r} must be a relative path without '..'")
+
+
+def container_record(
+    config: cri.ContainerConfig, sandbox: Sandbox, image: Image, *, container_id: ContainerId, now_ns: int
+) -> Container:
+    return Container(
+        id=container_id,
+        sandbox_id=sandbox.id,
+        name=config.metadata.name,
+        attempt=config.metadata.attempt,
+        labels=dict(config.labels),
+        annotations=dict(config.annotations),
+        image_name=config.image.user_specified_image or config.image.image,
+        image_id=image.id,
+        mounts=tuple(mount.SerializeToString() for mount in config.mounts),
+        log_path=config.log_path if sandbox.log_directory else "",
+        config_digest=config_digest(config),
+        created_at_ns=now_ns,
+    )
+
+
+def container_spec(
+    config: cri.ContainerConfig, sandbox: Sandbox, image: Image, *, container_id: ContainerId
+) -> ContainerSpec:
+    return ContainerSpec(
+        id=container_id,
+        pod=Pod(
+            sandbox_id=sandbox.id,
+            name=sandbox.name,
+            namespace=sandbox.namespace,
+            uid=sandbox.uid,
+            attempt=sandbox.attempt,
+            labels=sandbox.labels,
+            annotations=sandbox.annotations,
+        ),
+        name=config.metadata.name,
+        attempt=config.metadata.attempt,
+        image=image,
+        command=tuple(config.command),
+        args=tuple(config.args),
+        env=tuple((variable.key, bytes(variable.value)) for variable in config.envs),
+        working_dir=config.working_dir,
+        mounts=tuple(
+            Mount(container_path=mount.container_path, host_path=mount.host_path, readonly=mount.readonly)
+            for mount in config.mounts
+        ),
+    )
+
+
+def config_digest(config: cri.ContainerConfig) -> str:
+    """SHA-256 of what is asked for, whatever the order of the variables.
+
+    The kubelet gathers those of services from a Go map, so that they come in another order each time.
+    """
+    same = cri.ContainerConfig()
+    same.CopyFrom(config)
+    variables = sorted(same.envs, key=lambda variable: variable.key)
+    del same.envs[:]
+    same.envs.extend(variables)
+    return hashlib.sha256(same.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _need(field: str, value: str) -> None:
+    if not value:
+        raise InvalidArgument(f"{field} is empty")
+    _no_nul(field, value)
+
+
+def _no_nul(field: str, value: str) -> None:
+    if "\0" in value:
+        raise InvalidArgument(f"{field} has a NUL byte")
+
+
+def _is_clean_path(path: str, *, absolute: bool) -> bool:
+    pure = PurePosixPath(path)
+    return "\0" not in path and pure.is_absolute() == absolute and ".." not in pure.parts and bool(pure.name)

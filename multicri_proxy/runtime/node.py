@@ -1,0 +1,44 @@
+"""CRI's calls for the runtime as a whole. Behind a proxy with a default runtime, that one answers most of them."""
+
+from collections.abc import AsyncIterator
+
+from multicri_proxy import __version__
+from multicri_proxy.cri.v1 import runtime_pb2 as cri
+from multicri_proxy.runtime import messages
+from multicri_proxy.runtime.calls import Calls
+
+
+class NodeCalls(Calls):
+    """Version, Status, RuntimeConfig, UpdateRuntimeConfig and GetContainerEvents."""
+
+    async def version(self, request: cri.VersionRequest) -> cri.VersionResponse:
+        """The kubelet begins container ids with the runtime's name."""
+        return cri.VersionResponse(
+            version="0.1.0", runtime_name="multicri", runtime_version=__version__, runtime_api_version="v1"
+        )
+
+    async def status(self, request: cri.StatusRequest) -> cri.StatusResponse:
+        """Always ready: a node must not become NotReady because a cluster elsewhere is silent."""
+        return cri.StatusResponse(
+            status=cri.RuntimeStatus(
+                conditions=[
+                    cri.RuntimeCondition(type="RuntimeReady", status=True),
+                    cri.RuntimeCondition(type="NetworkReady", status=True),
+                ]
+            ),
+            runtime_handlers=[
+                cri.RuntimeHandler(name=self._parts.handler, features=cri.RuntimeHandlerFeatures()),
+            ],
+            features=cri.RuntimeFeatures(),
+            info=messages.info({"adapter": self._parts.adapter.name}) if request.verbose else {},
+        )
+
+    async def runtime_config(self, request: cri.RuntimeConfigRequest) -> cri.RuntimeConfigResponse:
+        return cri.RuntimeConfigResponse(linux=cri.LinuxRuntimeConfiguration(cgroup_driver=cri.CGROUPFS))
+
+    async def update_runtime_config(self, request: cri.UpdateRuntimeConfigRequest) -> cri.UpdateRuntimeConfigResponse:
+        """Tells of the node's pod network, which nothing here is part of."""
+        return cri.UpdateRuntimeConfigResponse()
+
+    def get_container_events(self, request: cri.GetEventsRequest) -> AsyncIterator[cri.ContainerEventResponse]:
+        return self._parts.events.subscribe()

@@ -1,0 +1,1 @@
+"""Tests of CRI's rules, with an adapter that runs nothing."""
