@@ -1,11 +1,17 @@
 """What the daemon is made of: everything is opened here, in order, and closed in the opposite order."""
 
 import asyncio
+import grp
+import os
+import pwd
 import signal
 import socket
+import stat
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -16,12 +22,14 @@ from multicri_proxy.api.log import Log, write_to_stderr
 from multicri_proxy.interposer import Interposer
 from multicri_proxy.ledger import Ledger
 from multicri_proxy.local import LocalRuntime
+from multicri_proxy.notify import Systemd
 from multicri_proxy.remote import RemoteRuntime
-from multicri_proxy.routing import Router
+from multicri_proxy.routing import DEFAULT, Router
 from multicri_proxy.runtime.service import Runtime
 from multicri_proxy.secrets import SealedSecrets
-from multicri_proxy.server import Server
+from multicri_proxy.server import Access, Server
 from multicri_proxy.settings import Settings
+from multicri_proxy.tested import refuse_untested
 
 log = Log("app")
 
@@ -41,9 +49,14 @@ async def _until_stopped(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with running(settings):
+    systemd = Systemd.from_environment(os.environ)
+    async with running(settings), asyncio.TaskGroup() as tasks:
+        awake = tasks.create_task(systemd.keep_awake(), name="systemd watchdog")
+        systemd.ready(f"serving {settings.socket_path}")
         await stop.wait()
         log.info("stopping")
+        systemd.stopping()
+        awake.cancel()
 
 
 @asynccontextmanager
@@ -54,6 +67,9 @@ async def running(settings: Settings) -> AsyncIterator[None]:
             name: await stack.enter_async_context(RemoteRuntime(name, path))
             for name, path in settings.remote_runtime_endpoints.items()
         }
+        if not settings.allow_untested_runtimes:
+            for name, endpoint in endpoints.items():
+                await refuse_untested(name, endpoint)
         ledger = await stack.enter_async_context(Ledger.open(settings.resources_cache_path / "ledger.db"))
         images = await _plug_in("images", "pool")(ledger.space("images"))
         context = AdapterContext(
@@ -77,7 +93,8 @@ async def running(settings: Settings) -> AsyncIterator[None]:
             endpoints=endpoints,
             adapter=LocalRuntime(settings.handler, service),
         )
-        await stack.enter_async_context(Server(interposer, settings.socket_path))
+        server = Server(interposer, settings.socket_path, access=_access(settings), drain_s=settings.drain_s)
+        await stack.enter_async_context(server)
         yield
 
 
@@ -87,6 +104,22 @@ def _plug_in(group: str, name: str) -> Any:  # each group has a factory of its o
         installed = ', '.join(sorted(points)) or 'none'
         raise InvalidArgument(f"no plug-in {name!r} among multicri_proxy.{group}; installed: {installed}")
     return points[name].load()
+
+
+def _access(settings: Settings) -> Access:
+    """The socket's owner and mode, as set or as the default runtime has them."""
+    try:
+        found = Path(settings.remote_runtime_endpoints.get(DEFAULT, "")).stat()
+        like = Access(mode=stat.S_IMODE(found.st_mode), uid=found.st_uid, gid=found.st_gid)
+    except OSError:
+        like = Access()
+    if settings.socket_owner:
+        user, group = settings.socket_owner.split(":")
+        try:
+            like = replace(like, uid=pwd.getpwnam(user).pw_uid, gid=grp.getgrnam(group).gr_gid)
+        except KeyError as error:
+            raise InvalidArgument(f"socket_owner: {settings.socket_owner!r}: no such user or group") from error
+    return replace(like, mode=int(settings.socket_mode, 8)) if settings.socket_mode else like
 
 
 def _node_ip() -> str:

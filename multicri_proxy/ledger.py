@@ -45,8 +45,8 @@ class Ledger:
         """
         loop = asyncio.get_running_loop()
         with (
-            ThreadPoolExecutor(1, thread_name_prefix="ledger") as executor,
             contextlib.ExitStack() as files,
+            ThreadPoolExecutor(1, thread_name_prefix="ledger") as executor,
         ):
             await loop.run_in_executor(executor, _make_directory, path.parent)
             await loop.run_in_executor(executor, files.enter_context, _locked(path))
@@ -68,7 +68,10 @@ class Ledger:
         """
         done: concurrent.futures.Future[_T] = concurrent.futures.Future()
         self._waiting.append((job, done))
-        self._executor.submit(self._drain)
+        try:
+            self._executor.submit(self._drain)
+        except RuntimeError as error:
+            raise Unavailable("the ledger is closed") from error
         return await asyncio.shield(asyncio.wrap_future(done))
 
     def _drain(self) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Never, Self
@@ -35,16 +36,28 @@ _OPTIONS = (
 _Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """Who may talk to a socket. uid, gid: -1 for ours."""
+
+    mode: int = 0o600
+    uid: int = -1
+    gid: int = -1
+
+
 class Server:
-    """Serves a `Runtime` on a unix socket, mode 0600, from entering to leaving.
+    """Serves a `Runtime` on a unix socket from entering to leaving.
 
     drain_s: how long calls in flight may go on when it is left; event streams never end by themselves.
     Raises InvalidArgument if the path cannot be one of a socket, FailedPrecondition if somebody listens there.
     """
 
-    def __init__(self, runtime: Runtime, socket_path: Path, *, drain_s: float = 5.0) -> None:
+    def __init__(
+        self, runtime: Runtime, socket_path: Path, *, access: Access = Access(), drain_s: float = 5.0
+    ) -> None:
         self._runtime = runtime
         self._socket_path = socket_path
+        self._access = access
         self._drain_s = drain_s
         self._server = grpc.aio.server(options=_OPTIONS)
         self._server.add_generic_rpc_handlers((_Handlers(runtime),))
@@ -59,6 +72,11 @@ class Server:
             raise FailedPrecondition(f"cannot listen on {path}: {error}") from error
         finally:
             os.umask(umask)
+        try:
+            os.chown(path, self._access.uid, self._access.gid)
+        except PermissionError as error:
+            raise FailedPrecondition(f"cannot give {path} to its owner: only root can") from error
+        self._socket_path.chmod(self._access.mode)
         await self._server.start()
         log.info("serving", socket_path=path)
         return self

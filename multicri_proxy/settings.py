@@ -69,6 +69,20 @@ class Settings(BaseModel):
         description="runtimes behind sockets, name:path separated by commas; a RuntimeClass handler picks one by its "
         "name, 'default' gets all the rest; empty: every pod is a multicri pod",
     )
+    socket_mode: str = Field(
+        default="",
+        description="mode of our socket, octal, as 0660; empty: that of the default runtime's socket, else 0600",
+    )
+    socket_owner: str = Field(
+        default="",
+        description="owner of our socket, as user:group; empty: that of the default runtime's socket, else ours",
+    )
+    allow_untested_runtimes: bool = Field(
+        default=False, description="serve runtimes that nobody has tried: neither containerd 1, 2 nor CRI-O 1"
+    )
+    drain_s: float = Field(
+        default=5.0, ge=0, le=600, description="how long calls in flight may go on after SIGTERM, in seconds"
+    )
     adapter_name: str = Field(default="slurm", description="what runs multicri pods")
     handler: str = Field(default="multicri", description="the RuntimeClass handler that makes a pod a multicri pod")
     root_dir: Path = Field(default=Path("/var/lib/multicri-proxy"), description="directory of the proxy's key")
@@ -109,6 +123,10 @@ class Settings(BaseModel):
                 raise ValueError(f"remote_runtime_endpoints: {name}: {path!r} is no absolute path of a socket")
             if path == str(self.socket_path):
                 raise ValueError(f"remote_runtime_endpoints: {name} is our own socket_path: calls would go in circles")
+        if self.socket_mode and not re.fullmatch("0?[0-7]{3}", self.socket_mode):
+            raise ValueError(f"socket_mode: {self.socket_mode!r} is no octal mode; write 0660")
+        if self.socket_owner and not re.fullmatch("[^:]+:[^:]+", self.socket_owner):
+            raise ValueError(f"socket_owner: {self.socket_owner!r} is not user:group; write root:root")
         if self.handler in self.remote_runtime_endpoints:
             raise ValueError(f"handler: {self.handler!r} is the name of an endpoint too; rename one")
         return self

@@ -1,8 +1,8 @@
 """Tells a unary request from a stream of them, for methods that nobody here knows.
 
-grpc.aio's client loses the status of a stream that the runtime refuses before it has read its first message: the message
-that cannot be sent any more ends the call with an INTERNAL of its own. A single request travels in one piece with its end,
-and loses nothing. So a client that ends with its first message, as unary ones do, is forwarded as that.
+grpc.aio's client loses the status of a stream that the runtime refuses before it has read the first message: sending
+that then fails, and ends the call with an INTERNAL of its own. A single request travels in one piece with its end and
+loses nothing, so a client that ends with its first message, as unary ones do, is forwarded as that.
 """
 
 import asyncio
