@@ -1,4 +1,4 @@
-"""Lets a kubelet and a runtime of different ages talk: CRI's two versions differ in nothing but their methods' paths."""
+"""Lets a kubelet and a runtime of different ages talk: CRI's two versions differ in their methods' paths alone."""
 
 import grpc
 

@@ -1,0 +1,209 @@
+"""What the proxy does, in numbers: counted around a `Runtime`, served to Prometheus by a thread of its own.
+
+Imported only if an admin asked for metrics: without them no call passes here.
+"""
+
+import asyncio
+import os
+import socket
+import socketserver
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+from typing import Any, cast
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, make_wsgi_app
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from multicri_proxy.api.errors import FailedPrecondition
+from multicri_proxy.calls import Call, CallFailed, Metadata, Reply, Runtime, Stream
+from multicri_proxy.methods import METHODS
+
+_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+_UNKNOWN = "other"
+"""Label of methods that the table does not have: a client chooses their names, and must not fill our memory."""
+
+
+class Metered:
+    """A `Runtime` whose calls are counted."""
+
+    def __init__(self, runtime: Runtime, registry: CollectorRegistry) -> None:
+        self._runtime = runtime
+        self._calls = Counter(
+            "multicri_calls", "CRI calls that have ended", ("method", "owner", "code"), registry=registry
+        )
+        self._latency = Histogram(
+            "multicri_call_latency_seconds",
+            "from a CRI call's arrival to its answer's end",
+            ("method", "owner"),
+            buckets=_BUCKETS_S,
+            registry=registry,
+        )
+
+    async def call(self, call: Call) -> Reply:
+        with self._counting(call.path) as counted:
+            reply = await self._runtime.call(call)
+            counted.owner = reply.owner
+            return reply
+
+    async def stream(self, call: Call) -> Stream:
+        return _MeteredStream(await self._runtime.stream(call), lambda: self._counting(call.path))
+
+    async def relay(self, call: Call, requests: AsyncIterator[bytes]) -> Stream:
+        return _MeteredStream(await self._runtime.relay(call, requests), lambda: self._counting(call.path))
+
+    @contextmanager
+    def _counting(self, path: str) -> "Iterator[_Counted]":
+        method = METHODS[path].name if path in METHODS else _UNKNOWN
+        counted, began = _Counted(), time.monotonic()
+        try:
+            yield counted
+        except CallFailed as failure:
+            counted.owner, counted.code = failure.owner, failure.code.name
+            raise
+        except asyncio.CancelledError:
+            counted.code = "CANCELLED"
+            raise
+        finally:
+            self._calls.labels(method, counted.owner, counted.code).inc()
+            self._latency.labels(method, counted.owner).observe(time.monotonic() - began)
+
+
+class _Counted:
+    """Labels of a call under way."""
+
+    def __init__(self) -> None:
+        self.owner = ""
+        self.code = "OK"
+
+
+class _MeteredStream:
+    def __init__(self, stream: Stream, counting: Callable[[], Any]) -> None:
+        self._stream = stream
+        self._counting = counting
+
+    @property
+    def owner(self) -> str:
+        return self._stream.owner
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with self._counting() as counted:
+            counted.owner = self.owner
+            async for message in self._stream:
+                yield message
+
+    async def initial_metadata(self) -> Metadata:
+        return await self._stream.initial_metadata()
+
+    async def trailing_metadata(self) -> Metadata:
+        return await self._stream.trailing_metadata()
+
+    def cancel(self) -> None:
+        self._stream.cancel()
+
+
+class NodeCollector(Collector):
+    """What is read at the moment when Prometheus asks.
+
+    endpoints: sockets of the runtimes, by name. containers: how many the adapter has, by state.
+    dropped: dump records that were dropped so far.
+    """
+
+    def __init__(
+        self,
+        *,
+        endpoints: Mapping[str, str],
+        containers: Callable[[], Mapping[str, int]],
+        dropped: Callable[[], int],
+    ) -> None:
+        self._endpoints = endpoints
+        self._containers = containers
+        self._dropped = dropped
+
+    def collect(self) -> Iterable[Metric]:
+        up = GaugeMetricFamily("multicri_endpoint_up", "1 if the runtime's socket is listened on", labels=["owner"])
+        for name, path in self._endpoints.items():
+            up.add_metric([name], _listens(path))
+        jobs = GaugeMetricFamily("multicri_containers", "containers that the adapter runs, by state", labels=["state"])
+        for state, count in sorted(self._containers().items()):
+            jobs.add_metric([state], count)
+        yield up
+        yield jobs
+        yield CounterMetricFamily("multicri_dump_records_dropped", "dump records dropped", value=self._dropped())
+
+
+@contextmanager
+def serving(address: str, registry: CollectorRegistry) -> Iterator[None]:
+    """Serve ``/metrics`` on ``host:port`` or on the unix socket whose absolute path is given, mode 0600.
+
+    Raises FailedPrecondition if that cannot be listened on.
+    """
+    try:
+        server = _listening(address)
+    except OSError as error:
+        raise FailedPrecondition(f"metrics: cannot listen on {address}: {error.strerror}") from error
+    server.set_app(make_wsgi_app(registry))
+    thread = Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        if address.startswith("/"):
+            Path(address).unlink(missing_ok=True)
+
+
+def _listening(address: str) -> WSGIServer:
+    if address.startswith("/"):
+        return _UnixServer(cast(Any, address), _Quiet)
+    return _TcpServer(_host_and_port(address), _Quiet)
+
+
+class _TcpServer(socketserver.ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+    timeout = 10
+
+
+class _UnixServer(socketserver.ThreadingMixIn, WSGIServer):
+    address_family = socket.AF_UNIX
+    daemon_threads = True
+    timeout = 10
+
+    def server_bind(self) -> None:
+        path = cast(str, self.server_address)
+        if Path(path).is_socket() and not _listens(path):
+            Path(path).unlink()
+        umask = os.umask(0o177)
+        try:
+            socketserver.TCPServer.server_bind(self)
+        finally:
+            os.umask(umask)
+        self.server_name, self.server_port = "localhost", 0
+        self.setup_environ()
+
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        connection, _ = self.socket.accept()
+        return connection, ("local", 0)  # what wsgiref wants to know of a client
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  (the base class names it so)
+        """Scrapes are no news."""
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host, int(port)
+
+
+def _listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(path) == 0
