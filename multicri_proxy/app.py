@@ -10,6 +10,7 @@ import stat
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,16 @@ from typing import Any
 import uvloop
 
 from multicri_proxy.api.adapter import AdapterContext
-from multicri_proxy.api.errors import InvalidArgument
+from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument
 from multicri_proxy.api.log import Log, write_to_stderr
+from multicri_proxy.calls import Runtime
 from multicri_proxy.interposer import Interposer
 from multicri_proxy.ledger import Ledger
 from multicri_proxy.local import LocalRuntime
 from multicri_proxy.notify import Systemd
 from multicri_proxy.remote import RemoteRuntime
 from multicri_proxy.routing import DEFAULT, Router
-from multicri_proxy.runtime.service import Runtime
+from multicri_proxy.runtime.service import Runtime as AdapterRuntime
 from multicri_proxy.secrets import SealedSecrets
 from multicri_proxy.server import Access, Server
 from multicri_proxy.settings import Settings
@@ -79,7 +81,7 @@ async def running(settings: Settings) -> AsyncIterator[None]:
             image_builders=[point.load() for point in entry_points(group="multicri_proxy.image_builders")],
         )
         service = await stack.enter_async_context(
-            Runtime(
+            AdapterRuntime(
                 adapter=_plug_in("adapters", settings.adapter_name)(context),
                 images=images,
                 ledger=ledger,
@@ -93,15 +95,39 @@ async def running(settings: Settings) -> AsyncIterator[None]:
             endpoints=endpoints,
             adapter=LocalRuntime(settings.handler, service),
         )
-        server = Server(interposer, settings.socket_path, access=_access(settings), drain_s=settings.drain_s)
+        runtime = await _observed(settings, interposer, service, stack)
+        server = Server(runtime, settings.socket_path, access=_access(settings), drain_s=settings.drain_s)
         await stack.enter_async_context(server)
         yield
+
+
+async def _observed(settings: Settings, runtime: Runtime, service: AdapterRuntime, stack: AsyncExitStack) -> Runtime:
+    """The runtime with what an admin wants to see of it around it. What nobody wants is not even imported."""
+    if settings.tracing_endpoint:
+        tracing = _extra("tracing")
+        provider = stack.enter_context(tracing.exporting(settings.tracing_endpoint))
+        runtime = tracing.Traced(runtime, provider)
+    if settings.metrics_address:
+        metrics = _extra("metrics")
+        registry = metrics.CollectorRegistry()
+        endpoints = settings.remote_runtime_endpoints
+        registry.register(metrics.NodeCollector(endpoints=endpoints, containers=service.counts, dropped=lambda: 0))
+        stack.enter_context(metrics.serving(settings.metrics_address, registry))
+        runtime = metrics.Metered(runtime, registry)
+    return runtime
+
+
+def _extra(name: str) -> Any:  # a module that may not be there
+    try:
+        return import_module(f"multicri_proxy.{name}")
+    except ImportError as error:
+        raise FailedPrecondition(f"{name} is not installed: pip install 'multicri-proxy[{name}]' ({error})") from error
 
 
 def _plug_in(group: str, name: str) -> Any:  # each group has a factory of its own type
     points = {point.name: point for point in entry_points(group=f"multicri_proxy.{group}")}
     if name not in points:
-        installed = ', '.join(sorted(points)) or 'none'
+        installed = ", ".join(sorted(points)) or "none"
         raise InvalidArgument(f"no plug-in {name!r} among multicri_proxy.{group}; installed: {installed}")
     return points[name].load()
 

@@ -81,6 +81,29 @@ class Stream(Protocol):
         ...
 
 
+class StreamAround:
+    """A stream that is another one, seen: what wraps a stream overrides how it is iterated."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+
+    @property
+    def owner(self) -> str:
+        return self.stream.owner
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return aiter(self.stream)
+
+    async def initial_metadata(self) -> Metadata:
+        return await self.stream.initial_metadata()
+
+    async def trailing_metadata(self) -> Metadata:
+        return await self.stream.trailing_metadata()
+
+    def cancel(self) -> None:
+        self.stream.cancel()
+
+
 class Runtime(Protocol):
     """Answers CRI calls."""
 

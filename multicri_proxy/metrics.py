@@ -21,7 +21,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from multicri_proxy.api.errors import FailedPrecondition
-from multicri_proxy.calls import Call, CallFailed, Metadata, Reply, Runtime, Stream
+from multicri_proxy.calls import Call, CallFailed, Reply, Runtime, Stream, StreamAround
 from multicri_proxy.methods import METHODS
 
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -83,29 +83,16 @@ class _Counted:
         self.code = "OK"
 
 
-class _MeteredStream:
+class _MeteredStream(StreamAround):
     def __init__(self, stream: Stream, counting: Callable[[], Any]) -> None:
-        self._stream = stream
+        super().__init__(stream)
         self._counting = counting
-
-    @property
-    def owner(self) -> str:
-        return self._stream.owner
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         with self._counting() as counted:
             counted.owner = self.owner
-            async for message in self._stream:
+            async for message in self.stream:
                 yield message
-
-    async def initial_metadata(self) -> Metadata:
-        return await self._stream.initial_metadata()
-
-    async def trailing_metadata(self) -> Metadata:
-        return await self._stream.trailing_metadata()
-
-    def cancel(self) -> None:
-        self._stream.cancel()
 
 
 class NodeCollector(Collector):

@@ -52,9 +52,7 @@ class Server:
     Raises InvalidArgument if the path cannot be one of a socket, FailedPrecondition if somebody listens there.
     """
 
-    def __init__(
-        self, runtime: Runtime, socket_path: Path, *, access: Access = Access(), drain_s: float = 5.0
-    ) -> None:
+    def __init__(self, runtime: Runtime, socket_path: Path, *, access: Access = Access(), drain_s: float = 5.0) -> None:
         self._runtime = runtime
         self._socket_path = socket_path
         self._access = access

@@ -1,6 +1,7 @@
 """Every setting, from flags, environment and a YAML file, in one model. Flags win over environment over file."""
 
 import difflib
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from multicri_proxy.api.errors import InvalidArgument
 
@@ -53,7 +54,35 @@ def _absolute(value: Path) -> Path:
     return value
 
 
-SocketPath = Annotated[Path, BeforeValidator(_bare_path)]
+def _matching(pattern: str, wanted: str) -> AfterValidator:
+    """Empty, or what a pattern allows."""
+
+    def check(value: str) -> str:
+        if value and not re.fullmatch(pattern, value):
+            raise ValueError(f"{value!r} is no {wanted}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _local_address(value: str) -> str:
+    """Empty, an absolute path, or a loopback address with a port: metrics are nobody else's."""
+    host, _, port = value.rpartition(":")
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        loopback = False
+    if not value or value.startswith("/") or (loopback and port.isdecimal() and 0 < int(port) < 1 << 16):
+        return value
+    raise ValueError(f"{value!r} is neither a loopback address with a port, as 127.0.0.1:9464, nor an absolute path")
+
+
+Directory = Annotated[Path, AfterValidator(_absolute)]
+SocketPath = Annotated[Path, BeforeValidator(_bare_path), AfterValidator(_absolute)]
+SocketMode = Annotated[str, _matching("0?[0-7]{3}", "octal mode; write 0660")]
+SocketOwner = Annotated[str, _matching("[^:]+:[^:]+", "user:group; write root:root")]
+LocalAddress = Annotated[str, AfterValidator(_local_address)]
+Url = Annotated[str, _matching("https?://.+", "http URL")]
 
 
 class Settings(BaseModel):
@@ -69,11 +98,11 @@ class Settings(BaseModel):
         description="runtimes behind sockets, name:path separated by commas; a RuntimeClass handler picks one by its "
         "name, 'default' gets all the rest; empty: every pod is a multicri pod",
     )
-    socket_mode: str = Field(
+    socket_mode: SocketMode = Field(
         default="",
         description="mode of our socket, octal, as 0660; empty: that of the default runtime's socket, else 0600",
     )
-    socket_owner: str = Field(
+    socket_owner: SocketOwner = Field(
         default="",
         description="owner of our socket, as user:group; empty: that of the default runtime's socket, else ours",
     )
@@ -83,10 +112,18 @@ class Settings(BaseModel):
     drain_s: float = Field(
         default=5.0, ge=0, le=600, description="how long calls in flight may go on after SIGTERM, in seconds"
     )
+    metrics_address: LocalAddress = Field(
+        default="",
+        description="where Prometheus finds /metrics: loopback host:port, or path of a unix socket; empty: nowhere",
+    )
+    tracing_endpoint: Url = Field(
+        default="",
+        description="OTLP collector that gets a span for each call, as http://127.0.0.1:4318/v1/traces; empty: none",
+    )
     adapter_name: str = Field(default="slurm", description="what runs multicri pods")
     handler: str = Field(default="multicri", description="the RuntimeClass handler that makes a pod a multicri pod")
-    root_dir: Path = Field(default=Path("/var/lib/multicri-proxy"), description="directory of the proxy's key")
-    resources_cache_path: Path = Field(
+    root_dir: Directory = Field(default=Path("/var/lib/multicri-proxy"), description="directory of the proxy's key")
+    resources_cache_path: Directory = Field(
         default=Path("/var/lib/multicri-proxy/resources"),
         description="directory of the records of sandboxes, containers and images",
     )
@@ -116,17 +153,11 @@ class Settings(BaseModel):
             raise ValueError("sandbox_image: multicri pods have no pause container; set it in containerd instead")
         if not self.enable_pod_persistence:
             raise ValueError("enable_pod_persistence: without records a job could be submitted twice; leave it on")
-        for name in ("socket_path", "root_dir", "resources_cache_path"):
-            _absolute(getattr(self, name))
         for name, path in self.remote_runtime_endpoints.items():
             if not path.startswith("/"):
                 raise ValueError(f"remote_runtime_endpoints: {name}: {path!r} is no absolute path of a socket")
             if path == str(self.socket_path):
                 raise ValueError(f"remote_runtime_endpoints: {name} is our own socket_path: calls would go in circles")
-        if self.socket_mode and not re.fullmatch("0?[0-7]{3}", self.socket_mode):
-            raise ValueError(f"socket_mode: {self.socket_mode!r} is no octal mode; write 0660")
-        if self.socket_owner and not re.fullmatch("[^:]+:[^:]+", self.socket_owner):
-            raise ValueError(f"socket_owner: {self.socket_owner!r} is not user:group; write root:root")
         if self.handler in self.remote_runtime_endpoints:
             raise ValueError(f"handler: {self.handler!r} is the name of an endpoint too; rename one")
         return self

@@ -64,6 +64,10 @@ def test_a_socket_path_may_have_the_kubelets_scheme() -> None:
         ({"remote_runtime_endpoints": "default:/run/multicri.sock"}, "our own socket_path"),
         ({"remote_runtime_endpoints": "multicri:/run/a.sock"}, "handler.* is the name of an endpoint too"),
         ({"socket_path": "m.sock"}, "'m.sock' is no absolute path"),
+        ({"metrics_address": "0.0.0.0:9464"}, "metrics_address .* is neither a loopback address"),
+        ({"metrics_address": "127.0.0.1"}, "metrics_address .* is neither a loopback address"),
+        ({"socket_mode": "rw"}, "socket_mode .* no octal mode"),
+        ({"socket_owner": "root"}, "socket_owner .* no user:group"),
         ({"log_level": "loud"}, "log_level .*'debug', 'info', 'warning' or 'error'"),
     ],
 )

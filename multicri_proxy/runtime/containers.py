@@ -151,9 +151,8 @@ class ContainerCalls(Calls):
         spec = container_spec(config, sandbox.record, image, container_id=container_id)
         await parts.adapter.create_container(spec)
         try:
-            sandbox.must_be_ready()  # it may have been stopped meanwhile
             record = container_record(config, sandbox.record, image, container_id=container_id, now_ns=parts.now_ns())
-            await parts.pods.add_container(record, parts.log_of(record, sandbox.record))
+            await parts.pods.add_container(sandbox, record, parts.log_of(record, sandbox.record))
         except MulticriError:
             try:
                 await parts.adapter.remove_container(container_id)

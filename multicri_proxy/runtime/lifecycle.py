@@ -5,7 +5,7 @@ cleans up, a start that `watch` reports, or a removal that the kubelet asks for 
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 
 from multicri_proxy.api.adapter import Adapter, Phase, Report
@@ -133,15 +133,9 @@ class Lifecycle:
             self._tasks.start(f"exit of {report.container_id}", partial(self._exit, entry, report))
 
     async def _adopt(self) -> None:
-        pauses = delays_s()
         known = [entry.record.id for entry in self._pods.container_entries()]
-        while not self._adopted.is_set():
-            try:
-                await self._adapter.adopt(known)
-                self._adopted.set()
-            except Exception as error:
-                self._say("the adapter cannot take up its work yet, trying again", error)
-                await self._pause(next(pauses))
+        await self._surely("the adapter cannot take up its work yet", partial(self._adapter.adopt, known), Exception)
+        self._adopted.set()
         for entry in self._pods.container_entries():
             if entry.log and entry.record.state is not ContainerState.CREATED:
                 entry.log.follow()
@@ -152,7 +146,8 @@ class Lifecycle:
             try:
                 async with closing(self._adapter.watch()) as reports:
                     async for report in reports:
-                        await self._take_surely(report)
+                        # It may not come again, so it waits for the ledger, and the others with it.
+                        await self._surely("a report cannot be recorded yet", partial(self.take, report))
                         pauses, failing = delays_s(), False
             except Exception as error:
                 if not failing:
@@ -160,23 +155,24 @@ class Lifecycle:
                 failing = True
             await self._pause(next(pauses))
 
-    async def _take_surely(self, report: Report) -> None:
-        """Apply a report; if the ledger cannot be written, then later: it may not come again."""
-        pauses = delays_s()
-        while True:
-            try:
-                return await self.take(report)
-            except MulticriError as error:
-                self._say("a report cannot be recorded, trying again", error)
-            await self._pause(next(pauses))
-
     async def _exit(self, entry: ContainerEntry, report: Report) -> None:
-        pauses = delays_s()
+        await self._surely("an exit cannot be recorded yet", partial(self._has_exited, entry, report))
+
+    async def _surely(
+        self,
+        message: str,
+        step: Callable[[], Coroutine[object, object, None]],
+        expected: type[Exception] = MulticriError,
+    ) -> None:
+        """Try until it is done; what is in its way is said once."""
+        pauses, failing = delays_s(), False
         while True:
             try:
-                return await self._has_exited(entry, report)
-            except MulticriError as error:
-                self._say("an exit cannot be recorded, trying again", error)
+                return await step()
+            except expected as error:
+                if not failing:
+                    self._say(message, error)
+                failing = True
             await self._pause(next(pauses))
 
     async def _has_started(self, entry: ContainerEntry, started_at_ns: int | None = None) -> None:

@@ -8,7 +8,7 @@ Source: Kubernetes' design proposal "kubelet-cri-logging"; containerd's internal
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from multicri_proxy.api.adapter import OutputStream
 
@@ -16,17 +16,11 @@ LONGEST_TEXT_BYTES = 16 * 1024
 """A longer line is split. containerd's default as well."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """text: without the newline that ``ends_line`` stands for."""
+class Entry(NamedTuple):
+    """text: without the newline that ``ends_line`` stands for. A tuple, for there are as many as there are lines."""
 
     text: bytes
     ends_line: bool
-
-    @property
-    def consumed_bytes(self) -> int:
-        """How much of the stream this entry is."""
-        return len(self.text) + self.ends_line
 
 
 class Splitter:
@@ -40,6 +34,9 @@ class Splitter:
         entries: list[Entry] = []
         *lines, rest = (self._tail + data).split(b"\n")
         for line in lines:
+            if len(line) <= LONGEST_TEXT_BYTES:
+                entries.append(Entry(line, ends_line=True))
+                continue
             parts = _parts(line)
             entries += (Entry(part, ends_line=False) for part in parts[:-1])
             entries.append(Entry(parts[-1], ends_line=True))
@@ -65,7 +62,7 @@ def entry_lines(entries: Sequence[Entry], stream: OutputStream, now_ns: int) -> 
 
 def consumed_bytes(entries: Sequence[Entry]) -> int:
     """How much of the stream these entries are."""
-    return sum(entry.consumed_bytes for entry in entries)
+    return sum(len(entry.text) + entry.ends_line for entry in entries)
 
 
 def _parts(line: bytes) -> list[bytes]:

@@ -4,9 +4,9 @@ A change is in the ledger before anybody sees it, and is finished even if the ca
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from multicri_proxy.api.adapter import Report
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument, NotFound
@@ -32,6 +32,8 @@ from multicri_proxy.runtime.supervision import Tasks
 
 _Id = TypeVar("_Id", bound=str)
 _Entry = TypeVar("_Entry")
+
+_ID_DIGITS = 64
 
 _EVENTS = {
     ContainerState.RUNNING: cri.CONTAINER_STARTED_EVENT,
@@ -112,10 +114,10 @@ class Pods:
         return _found("container", text, self.find_container(text))
 
     def has_sandbox(self, text: str) -> bool:
-        return text in self._sandboxes or bool(ids_that_match(text, self._sandboxes))
+        return bool(_matches(text, self._sandboxes))
 
     def has_container(self, text: str) -> bool:
-        return text in self._containers or bool(ids_that_match(text, self._containers))
+        return bool(_matches(text, self._containers))
 
     def sandboxes(self) -> list[Sandbox]:
         """All, oldest first."""
@@ -166,9 +168,17 @@ class Pods:
 
         await self._tasks.finish(f"delete sandbox {sandbox_id}", write)
 
-    async def add_container(self, record: Container, log: ContainerLog | None) -> None:
+    async def add_container(self, sandbox: SandboxEntry, record: Container, log: ContainerLog | None) -> None:
+        """Raises FailedPrecondition if the sandbox is not ready, also if it ceases to be meanwhile."""
+
         async def write() -> None:
+            sandbox.must_be_ready()
             await self._container_rows.put(record.id, container_row(record))
+            try:
+                sandbox.must_be_ready()
+            except FailedPrecondition:
+                await self._container_rows.delete(record.id)
+                raise
             self._containers[record.id] = ContainerEntry(record=record, log=log)
             self._publish(record.id, record.sandbox_id, cri.CONTAINER_CREATED_EVENT)
 
@@ -215,11 +225,19 @@ class Pods:
         self._events.publish(event)
 
 
-def _find(kind: str, text: str, entries: dict[_Id, _Entry]) -> _Entry | None:
-    matches = ids_that_match(text, entries)
+def _find(kind: str, text: str, entries: Mapping[_Id, _Entry]) -> _Entry | None:
+    matches = _matches(text, entries)
     if len(matches) > 1:
         raise InvalidArgument(f"{text!r} is the beginning of {len(matches)} {kind} ids: give more of it")
-    return entries[matches[0]] if matches else None
+    return matches[0] if matches else None
+
+
+def _matches(text: str, entries: Mapping[_Id, _Entry]) -> list[_Entry]:
+    """Nearly every id that comes by is whole, and most are another runtime's: they cost one look-up."""
+    entry = cast("Mapping[str, _Entry]", entries).get(text)
+    if entry is not None:
+        return [entry]
+    return [entries[one] for one in ids_that_match(text, entries)] if len(text) < _ID_DIGITS else []
 
 
 def _found(kind: str, text: str, entry: _Entry | None) -> _Entry:

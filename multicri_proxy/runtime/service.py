@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -23,7 +24,7 @@ from multicri_proxy.runtime.lifecycle import Lifecycle
 from multicri_proxy.runtime.logfile import LogFile
 from multicri_proxy.runtime.node import NodeCalls
 from multicri_proxy.runtime.pods import Pods
-from multicri_proxy.runtime.records import Container, LogPosition, Sandbox
+from multicri_proxy.runtime.records import Container, ContainerState, LogPosition, Sandbox
 from multicri_proxy.runtime.sandboxes import SandboxCalls
 from multicri_proxy.runtime.stats import StatsCalls
 from multicri_proxy.runtime.supervision import Pause, Tasks
@@ -122,6 +123,15 @@ class Runtime(SandboxCalls, ContainerCalls, StatsCalls, ImageCalls, NodeCalls):
     def owns_image(self, name: str) -> bool:
         """Is this an image of ours, by a name's form or as the id of one that was pulled? From memory."""
         return self._parts.images.owns(name)
+
+    def counts(self) -> Mapping[str, int]:
+        """How many containers there are, by state; one that has not exited counts as its adapter last reported it."""
+        return Counter(
+            entry.report.phase.value
+            if entry.report and entry.record.state is ContainerState.RUNNING
+            else entry.record.state.value
+            for entry in self._pods.container_entries()
+        )
 
     def _log_of(self, container: Container, sandbox: Sandbox) -> ContainerLog | None:
         if not container.log_path:

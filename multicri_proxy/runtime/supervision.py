@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Self, TypeVar
 
+from multicri_proxy.api.errors import MulticriError
 from multicri_proxy.api.log import Log
 
 log = Log("runtime")
@@ -31,6 +32,7 @@ class Tasks:
         self._group = asyncio.TaskGroup()
         self._stack = AsyncExitStack()
         self._loops: set[asyncio.Task[None]] = set()
+        self._closing = False
 
     async def __aenter__(self) -> Self:
         await self._stack.enter_async_context(self._group)
@@ -40,6 +42,7 @@ class Tasks:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Cancel what was started; await what is to be finished."""
+        self._closing = True
         for task in self._loops:
             task.cancel()
         await self._stack.__aexit__(kind, error, traceback)
@@ -49,6 +52,8 @@ class Tasks:
         task = self._group.create_task(_guarded(name, work), name=name)
         self._loops.add(task)
         task.add_done_callback(self._loops.discard)
+        if self._closing:  # by a call that is still being served
+            task.cancel()
         return task
 
     async def finish(self, name: str, work: Callable[[], Coroutine[object, object, _T]]) -> _T:
@@ -62,10 +67,12 @@ class Tasks:
                 done.cancel()
                 raise
             except Exception as error:
-                if done.done():
-                    log.defect("nobody waits for this any more, and it failed", error, task=name)
-                else:
+                if not done.done():
                     done.set_exception(error)
+                elif isinstance(error, MulticriError):
+                    log.warning("this failed after its caller went away", task=name, error=error)
+                else:
+                    log.defect("this failed after its caller went away", error, task=name)
             else:
                 if not done.done():
                     done.set_result(result)

@@ -47,7 +47,7 @@ class Cluster:
 
     async def enter(self, method: str, container_id: str = "") -> None:
         self.calls.append((method, container_id))
-        await self._change()
+        await self.change()
         if gate := self.gates.get(method):
             await gate.wait()
         if self.failures.get(method):
@@ -56,23 +56,26 @@ class Cluster:
     async def report(self, container_id: str, phase: Phase, **facts: object) -> None:
         report = Report(container_id=ContainerId(container_id), phase=phase, **facts)  # type: ignore[arg-type]
         self.jobs[report.container_id].report = report
-        await self._change()
+        await self.change()
 
     async def write(self, container_id: str, stream: OutputStream, data: bytes) -> None:
         self.jobs[ContainerId(container_id)].output[stream] += data
-        await self._change()
+        await self.change()
 
     async def called(self, method: str, times: int = 1) -> None:
         """Wait until the method was called so often."""
         async with self.changed:
             await self.changed.wait_for(lambda: [name for name, _ in self.calls].count(method) >= times)
 
-    async def _change(self) -> None:
+    async def changed_since(self, seen: int) -> None:
+        """Wait until there were more changes than that."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.changes != seen)
+
+    async def change(self) -> None:
         async with self.changed:
             self.changes += 1
             self.changed.notify_all()
-
-    changed_now = _change
 
 
 class MemoryAdapter:
@@ -122,7 +125,7 @@ class MemoryAdapter:
     async def remove_container(self, container_id: ContainerId) -> None:
         await self._cluster.enter("remove_container", container_id)
         self._cluster.jobs.pop(container_id, None)
-        await self._cluster.changed_now()
+        await self._cluster.change()
 
     async def watch(self) -> AsyncIterator[Report]:
         await self._cluster.enter("watch")
@@ -133,20 +136,18 @@ class MemoryAdapter:
                 if job.report and told.get(container_id) != job.report:
                     told[container_id] = job.report
                     yield job.report
-            async with self._cluster.changed:
-                await self._cluster.changed.wait_for(lambda seen=seen: self._cluster.changes != seen)
+            await self._cluster.changed_since(seen)
 
     async def output(self, container_id: ContainerId, stream: OutputStream, offset_bytes: int) -> AsyncIterator[bytes]:
+        await self._cluster.enter("output", container_id)
         while True:
-            await self._cluster.enter("output", container_id)
             seen, job = self._cluster.changes, self._job(container_id)
             while chunk := job.output[stream][offset_bytes : offset_bytes + CHUNK_BYTES]:
                 yield chunk
                 offset_bytes += len(chunk)
             if job.report and job.report.phase is Phase.EXITED:
                 return
-            async with self._cluster.changed:
-                await self._cluster.changed.wait_for(lambda seen=seen: self._cluster.changes != seen)
+            await self._cluster.changed_since(seen)
 
     async def details(self, container_id: ContainerId) -> Mapping[str, str]:
         await self._cluster.enter("details", container_id)

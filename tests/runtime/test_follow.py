@@ -121,7 +121,7 @@ async def test_every_byte_is_in_the_log_once_whatever_happens(
         while not ended:
             async with _life(directory, adapter) as place:
                 ended = await place.ended()
-        printed = {stream: b"" for stream in OutputStream}
+        printed = dict.fromkeys(OutputStream, b"")
         files = sorted((directory / "logs" / "main").iterdir(), key=lambda file: (file.name == "0.log", file.name))
         for file in files:
             for stream, text in read_as_the_kubelet_does(file.read_bytes()).items():

@@ -1,6 +1,8 @@
 """CRI's rules for sandboxes."""
 
 import asyncio
+import contextlib
+from collections.abc import Coroutine
 
 import pytest
 
@@ -45,7 +47,7 @@ async def test_the_name_of_a_stopped_sandbox_is_taken(client: Client) -> None:
 @pytest.mark.parametrize("field", ["name", "uid", "namespace"])
 async def test_a_sandbox_without_identity_is_refused(client: Client, node: Node, field: str) -> None:
     config = node.sandbox_config()
-    config.metadata.ClearField(field)  # type: ignore[arg-type]
+    config.metadata.ClearField(field)
     with pytest.raises(InvalidArgument, match=f"config.metadata.{field} is empty"):
         await client.runtime.run_pod_sandbox(cri.RunPodSandboxRequest(config=config))
 
@@ -125,6 +127,25 @@ async def test_a_container_whose_sandbox_stops_meanwhile_is_not_created(client: 
     assert await client.containers() == []
 
 
+async def test_a_container_that_comes_while_its_sandbox_stops_is_ended_too(client: Client, node: Node) -> None:
+    for steps in range(20):
+        sandbox_id = await client.sandbox(f"pod-{steps}")
+        node.cluster.gates["create_container"] = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            create = group.create_task(_settled(client.container(sandbox_id)))
+            await node.cluster.called("create_container", steps + 1)
+            node.cluster.gates["create_container"].set()
+            for _ in range(steps):
+                await asyncio.sleep(0)  # let the creation go a step further each time
+            await client.stop_sandbox(sandbox_id)
+            await create
+        for container_id in await client.containers(cri.ContainerFilter(pod_sandbox_id=sandbox_id)):
+            assert (await client.status(container_id)).state == cri.CONTAINER_EXITED
+        await client.remove_sandbox(sandbox_id)
+        assert await client.containers() == []
+        assert not node.cluster.jobs
+
+
 async def test_removing_a_sandbox_removes_its_running_containers(client: Client, node: Node) -> None:
     sandbox_id = await client.sandbox()
     await client.started(sandbox_id)
@@ -169,3 +190,8 @@ async def test_one_pod_never_waits_for_another(client: Client, node: Node) -> No
 async def _refused(client: Client, sandbox_id: str) -> None:
     with pytest.raises(FailedPrecondition):
         await client.container(sandbox_id)
+
+
+async def _settled(call: Coroutine[object, object, str]) -> None:
+    with contextlib.suppress(FailedPrecondition):
+        await call

@@ -61,7 +61,7 @@ async def test_images_are_listed_all_or_by_name_and_removed(client: Client) -> N
 
 
 async def test_an_image_without_a_name_is_refused(client: Client) -> None:
-    with pytest.raises(InvalidArgument, match="image.image is empty"):
+    with pytest.raises(InvalidArgument, match=r"image\.image is empty"):
         await client.runtime.pull_image(cri.PullImageRequest())
 
 
