@@ -7,7 +7,7 @@ import pwd
 import signal
 import socket
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from importlib import import_module
@@ -18,7 +18,7 @@ from typing import Any
 import uvloop
 
 from multicri_proxy.api.adapter import AdapterContext
-from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument
+from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument, MulticriError
 from multicri_proxy.api.log import Log, write_to_stderr
 from multicri_proxy.calls import Runtime
 from multicri_proxy.interposer import Interposer
@@ -36,21 +36,26 @@ from multicri_proxy.tested import refuse_untested
 log = Log("app")
 
 
-def serve(settings: Settings) -> None:
+RELOADED = frozenset({"log_level"})
+"""Settings that SIGHUP changes in a daemon that runs."""
+
+
+def serve(settings: Settings, read: Callable[[], Settings]) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    Raises a MulticriError, before anything is served, if the settings do not fit this machine.
+    read: reads all settings anew, for SIGHUP. Raises a MulticriError, before anything is served, if the settings do not fit this machine.
     """
     write_to_stderr(settings.log_level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_until_stopped(settings))
+        runner.run(_until_stopped(settings, read))
 
 
-async def _until_stopped(settings: Settings) -> None:
+async def _until_stopped(settings: Settings, read: Callable[[], Settings]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, _reload, settings, read)
     systemd = Systemd.from_environment(os.environ)
     async with running(settings), asyncio.TaskGroup() as tasks:
         awake = tasks.create_task(systemd.keep_awake(), name="systemd watchdog")
@@ -59,6 +64,20 @@ async def _until_stopped(settings: Settings) -> None:
         log.info("stopping")
         systemd.stopping()
         awake.cancel()
+
+
+def _reload(settings: Settings, read: Callable[[], Settings]) -> None:
+    """Take over what can change in a daemon that runs; name what cannot. Settings that are wrong change nothing."""
+    try:
+        fresh = read()
+    except MulticriError as error:
+        log.error("settings not reloaded", error=error)
+        return
+    write_to_stderr(fresh.log_level)
+    changed = [name for name, value in settings if getattr(fresh, name) != value and name not in RELOADED]
+    log.info("settings reloaded", log_level=fresh.log_level)
+    if changed:
+        log.warning("these settings change when the daemon is started again", settings=",".join(changed))
 
 
 @asynccontextmanager

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from multicri_proxy import __version__
@@ -17,7 +18,7 @@ Serve the kubelet on a unix socket until SIGTERM. Every call is passed on unchan
 except for pods whose RuntimeClass handler, or whose image's prefix, is 'multicri': the adapter runs those.
 
 Each setting may be given as a flag, as an environment variable MULTICRI_<NAME>, or in the YAML file as
-<name>: value. A flag wins over the environment, the environment over the file. The adapter has its own section
+<name>: value. A flag wins over the environment, the environment over the file; SIGHUP reads the file again. The adapter has its own section
 in the file, named after it (slurm: ...), whose settings are CRI_SLURM_<NAME> in the environment:
 CRI_SLURM_MOUNT_PATH, CRI_SLURM_IMAGE_REMOTE_MOUNT, CRI_SLURM_BUILD_IN_CLUSTER, ...
 """
@@ -64,8 +65,9 @@ def _add_flag(parser: argparse.ArgumentParser, name: str) -> None:
 
 def _serve(arguments: argparse.Namespace) -> int:
     flags = {name: value for name in FLAGS if (value := getattr(arguments, name)) is not None}
+    read = partial(load, flags=flags, environment=dict(os.environ), file=arguments.config)
     try:
-        settings = load(flags=flags, environment=os.environ, file=arguments.config)
+        settings = read()
     except MulticriError as error:
         print(f"multicri-proxy: {error}", file=sys.stderr)
         return _USAGE_ERROR
@@ -73,7 +75,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     from multicri_proxy.app import serve  # noqa: PLC0415
 
     try:
-        serve(settings)
+        serve(settings, read)
     except MulticriError as error:
         print(f"multicri-proxy: {error}", file=sys.stderr)
         return _FAILED

@@ -31,22 +31,27 @@ class Proxy:
     def log(self) -> Path:
         return self.directory / "multicri-proxy.log"
 
-    async def start(self) -> None:
-        """Returns when it answers. Raises RuntimeError with its log if it does not."""
-        argv = [
+    @property
+    def argv(self) -> list[str]:
+        return [
             *(sys.executable, "-m", "multicri_proxy", "serve", "--config", str(self.config)),
             *("--socket-path", str(self.socket_path), "--root-dir", str(self.directory / "root")),
             *("--resources-cache-path", str(self.directory / "resources"), "--log-level", "debug"),
         ]
+
+    async def start(self) -> None:
+        """Returns when it answers. Raises RuntimeError with its log if it does not."""
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(argv, stdout=log, stderr=log, env=os.environ | dict(self.environment))
+            self.process = subprocess.Popen(self.argv, stdout=log, stderr=log, env=os.environ | dict(self.environment))
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
                 while not await self._answers():
-                    if self.process.poll() is not None:
-                        raise RuntimeError(f"exit status {self.process.returncode}: {self.log.read_text()}")
+                    if (status := self.process.poll()) is not None:
+                        self.process = None
+                        raise RuntimeError(f"exit status {status}: {self.log.read_text()}")
                     await asyncio.sleep(0.02)
         except TimeoutError as error:
+            self.kill()
             raise RuntimeError(f"no answer: {self.log.read_text()}") from error
 
     def kill(self) -> None:

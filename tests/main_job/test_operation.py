@@ -1,0 +1,117 @@
+"""The daemon as an admin runs it."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import grpc.aio
+import pytest
+from kubelet import Kubelet, Proxy
+from testbed import Testbed
+
+from multicri_proxy.cri.v1 import runtime_pb2 as cri
+
+pytestmark = pytest.mark.testbed
+
+
+async def logged(proxy: Proxy, text: str) -> str:
+    """Waits until the daemon's log holds a text; returns the line."""
+    async with asyncio.timeout(20):
+        while True:
+            for line in proxy.log.read_text().splitlines():
+                if text in line:
+                    return line
+            await asyncio.sleep(0.05)
+
+
+def send(proxy: Proxy, number: signal.Signals) -> None:
+    assert proxy.process is not None
+    os.kill(proxy.process.pid, number)
+
+
+async def test_the_socket_is_as_the_runtimes_own(bed: Testbed, proxy: Proxy) -> None:
+    ours, theirs = proxy.socket_path.stat(), bed.node.socket.stat()
+    assert (ours.st_mode, ours.st_uid, ours.st_gid) == (theirs.st_mode, theirs.st_uid, theirs.st_gid)
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [("--socket-path", "is in use by another process"), ("--resources-cache-path", "another process serves")],
+)
+async def test_a_second_daemon_is_refused_and_the_first_one_serves_on(
+    proxy: Proxy, kubelet: Kubelet, tmp_path: Path, own: str, message: str
+) -> None:
+    argv = [*proxy.argv, own, str(tmp_path / "second")]
+    second = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+    assert second.returncode == 1
+    assert message in second.stderr
+    assert isinstance(await kubelet.sandboxes(), list)
+
+
+async def test_sighup_takes_over_what_can_change_and_names_what_cannot(proxy: Proxy) -> None:
+    await logged(proxy, "serving")
+    proxy.config.write_text(f"{proxy.config.read_text()}pod_ip: 192.0.2.9\n")
+    send(proxy, signal.SIGHUP)
+    assert "settings=pod_ip" in await logged(proxy, "these settings change when the daemon is started again")
+
+
+async def test_sighup_with_a_broken_file_changes_nothing(proxy: Proxy, kubelet: Kubelet) -> None:
+    await logged(proxy, "serving")
+    proxy.config.write_text("socket_pth: /x\n")
+    send(proxy, signal.SIGHUP)
+    assert "did you mean socket_path" in await logged(proxy, "settings not reloaded")
+    assert isinstance(await kubelet.sandboxes(), list)
+
+
+async def test_sigterm_tells_systemd_and_leaves_no_socket(proxy: Proxy, tmp_path: Path) -> None:
+    proxy.terminate()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(20)
+        proxy.environment = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        await proxy.start()
+        assert b"READY=1" in systemd.recv(200)
+        proxy.terminate()
+        assert systemd.recv(200) == b"STOPPING=1"
+    assert not proxy.socket_path.exists()
+
+
+async def test_a_runtime_that_nobody_has_tried_is_refused_unless_it_is_allowed(tmp_path: Path) -> None:
+    """A runtime of our own making, since every real one that is here is a tried one."""
+
+    async def version(request: bytes, context: object) -> bytes:
+        return cri.VersionResponse(runtime_name="homemade", runtime_version="0.1").SerializeToString()
+
+    handler = grpc.method_handlers_generic_handler(
+        "runtime.v1.RuntimeService", {"Version": grpc.unary_unary_rpc_method_handler(version)}
+    )
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((handler,))
+    server.add_insecure_port(f"unix:{tmp_path}/homemade.sock")
+    await server.start()
+    config = tmp_path / "config.yaml"
+    config.write_text(f"remote_runtime_endpoints: default:{tmp_path}/homemade.sock\n")
+    proxy = Proxy(tmp_path, config)
+    with pytest.raises(RuntimeError, match="nobody has tried this runtime.*'homemade'.*--allow-untested-runtimes"):
+        await proxy.start()
+    config.write_text(f"{config.read_text()}allow_untested_runtimes: true\n")
+    await proxy.start()
+    proxy.terminate()
+    await server.stop(None)
+
+
+async def test_metrics_are_served_where_the_admin_wants_them(bed: Testbed, proxy: Proxy, kubelet: Kubelet) -> None:
+    proxy.terminate()
+    path = proxy.directory / "metrics.sock"
+    proxy.config.write_text(f"{proxy.config.read_text()}metrics_address: {path}\n")
+    await proxy.start()
+    await kubelet.sandboxes()
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
+    text = (await asyncio.wait_for(reader.read(), 10)).decode()
+    writer.close()
+    assert 'multicri_calls_total{code="OK",method="ListPodSandbox",owner="default+multicri"} 1.0' in text
+    assert 'multicri_endpoint_up{owner="default"} 1.0' in text
