@@ -45,11 +45,12 @@ async def gather(cluster: Cluster, record: Record, line: JobLine | None) -> Rema
     if exit_file is None:
         claim = (await _text(cluster, f"{directory}/claim/job")).strip()
         claimed_by = JobId(int(claim)) if claim.isdecimal() and int(claim) != record.job_id else None
-    if exit_file is None or exit_file.reason != EXITED:
+    state = state_named(line.state) if line is not None else None
+    if exit_file is None or exit_file.reason != EXITED or (state is not None and state.reason):
         tail = await cluster.read_tail(f"{directory}/slurm.out", LAST_WORDS_BYTES)
         last_words = tail.decode("utf-8", "replace")
     ending = Ending(
-        state=state_named(line.state) if line is not None else None,
+        state=state,
         state_text=line.state if line is not None else "",
         pair=line.exit_pair if line is not None else "",
         exit_file=exit_file,

@@ -196,7 +196,7 @@ main() { # TERM or KILL, job id
       scancel -b -s TERM "$2" 2>&1 | say_lines scancel
       ;;
     KILL)
-      scancel -s KILL --full "$2" 2>&1 | say_lines scancel
+      scancel -b -s KILL "$2" 2>&1 | say_lines scancel
       scancel "$2" 2>&1 | say_lines scancel
       ;;
   esac
@@ -205,7 +205,11 @@ main() { # TERM or KILL, job id
 main "$@"
 """
 )
-"""TERM: a pending job is cancelled, a running one's batch script gets the signal. KILL: everything, at once."""
+"""TERM: a pending job is cancelled, a running one's batch script gets the signal.
+
+KILL: the batch script is killed, and slurmd kills the rest of the job when it is gone. Without ``-b`` scancel turns
+KILL into the end of the job: TERM for all, and KILL only after KillWait (seen with 24.11).
+"""
 
 REMOVE: Final = (
     _TOOLS

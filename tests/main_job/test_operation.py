@@ -95,7 +95,7 @@ async def test_a_runtime_that_nobody_has_tried_is_refused_unless_it_is_allowed(t
     config = tmp_path / "config.yaml"
     config.write_text(f"remote_runtime_endpoints: default:{tmp_path}/homemade.sock\n")
     proxy = Proxy(tmp_path, config)
-    with pytest.raises(RuntimeError, match="nobody has tried this runtime.*'homemade'.*--allow-untested-runtimes"):
+    with pytest.raises(RuntimeError, match=r"nobody has tried this runtime.*'homemade'.*--allow-untested-runtimes"):
         await proxy.start()
     config.write_text(f"{config.read_text()}allow_untested_runtimes: true\n")
     await proxy.start()
