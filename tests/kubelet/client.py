@@ -49,10 +49,8 @@ class Kubelet:
         """The unary call whose request this is: CRI names every request after its method."""
         method = type(request).__name__.removesuffix("Request")
         service = "ImageService" if method in _IMAGE_METHODS else "RuntimeService"
-        reply = await self.channel.unary_unary(f"/runtime.v1.{service}/{method}")(
-            request.SerializeToString(), timeout=self.timeout_s, wait_for_ready=True
-        )
-        return response.FromString(reply)
+        path = f"/runtime.v1.{service}/{method}"
+        return response.FromString(await ask(self.channel, path, request.SerializeToString(), self.timeout_s))
 
     async def pull(self, image: str) -> str:
         """Returns the image's id."""
@@ -163,6 +161,12 @@ class Kubelet:
                     await asyncio.sleep(0.1)
         except TimeoutError as error:
             raise TimeoutError(f"{text!r} is not in the log: {read_log(pod, name=name)}") from error
+
+
+async def ask(channel: grpc.aio.Channel, path: str, request: bytes, timeout_s: float) -> bytes:
+    """A unary call of raw bytes. Waits for a server that is not there yet."""
+    method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
+    return await method(request, timeout=timeout_s, wait_for_ready=True)
 
 
 def read_log(pod: PodOnNode, *, name: str = "main", attempt: int = 0, stream: str = "") -> list[str]:

@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import grpc
 import grpc.aio
+
+from kubelet.client import ask
 
 _START_TIMEOUT_S = 30.0
 
@@ -73,7 +76,7 @@ class Proxy:
             return False
         async with grpc.aio.insecure_channel(f"unix:{self.socket_path}") as channel:
             try:
-                await channel.unary_unary("/runtime.v1.RuntimeService/Version")(b"", timeout=2)
+                await ask(channel, "/runtime.v1.RuntimeService/Version", b"", timeout_s=2)
             except grpc.aio.AioRpcError as error:
-                return "connect" not in (error.details() or "") or str(self.socket_path) not in (error.details() or "")
+                return error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
         return True
