@@ -43,7 +43,8 @@ RELOADED = frozenset({"log_level"})
 def serve(settings: Settings, read: Callable[[], Settings]) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    read: reads all settings anew, for SIGHUP. Raises a MulticriError, before anything is served, if the settings do not fit this machine.
+    read: reads all settings anew, for SIGHUP.
+    Raises a MulticriError, before anything is served, if the settings do not fit this machine.
     """
     write_to_stderr(settings.log_level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -71,7 +72,7 @@ def _reload(settings: Settings, read: Callable[[], Settings]) -> None:
     try:
         fresh = read()
     except MulticriError as error:
-        log.error("settings not reloaded", error=error)
+        log.warning("settings not reloaded", error=error)
         return
     write_to_stderr(fresh.log_level)
     changed = [name for name, value in settings if getattr(fresh, name) != value and name not in RELOADED]

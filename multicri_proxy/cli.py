@@ -18,8 +18,9 @@ Serve the kubelet on a unix socket until SIGTERM. Every call is passed on unchan
 except for pods whose RuntimeClass handler, or whose image's prefix, is 'multicri': the adapter runs those.
 
 Each setting may be given as a flag, as an environment variable MULTICRI_<NAME>, or in the YAML file as
-<name>: value. A flag wins over the environment, the environment over the file; SIGHUP reads the file again. The adapter has its own section
-in the file, named after it (slurm: ...), whose settings are CRI_SLURM_<NAME> in the environment:
+<name>: value. A flag wins over the environment, the environment over the file; SIGHUP reads the file again.
+The adapter has a section of its own in the file, named after it (slurm: ...), whose settings are CRI_SLURM_<NAME>
+in the environment:
 CRI_SLURM_MOUNT_PATH, CRI_SLURM_IMAGE_REMOTE_MOUNT, CRI_SLURM_BUILD_IN_CLUSTER, ...
 """
 

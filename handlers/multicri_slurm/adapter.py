@@ -7,7 +7,7 @@ looks first, under a lock, and the job itself claims its directory before it run
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 from multicri_proxy.api.adapter import AdapterContext, ContainerSpec, OutputStream, Phase, Report
 from multicri_proxy.api.errors import (
@@ -21,7 +21,7 @@ from multicri_proxy.api.ids import ContainerId, JobId
 from multicri_proxy.api.log import Log
 from multicri_slurm.accounts import Login
 from multicri_slurm.board import Board
-from multicri_slurm.cluster import Cluster
+from multicri_slurm.cluster import Cluster, Signal
 from multicri_slurm.output import read_output
 from multicri_slurm.plan import plan
 from multicri_slurm.records import Record, Records, Stage, job_name_of
@@ -33,7 +33,8 @@ from multicri_slurm.supervised import Supervisor
 from multicri_slurm.watching import Watching
 
 CLEANUP_WAIT_S = 10.0
-KILL_WAIT_S = 60.0
+SCRIPT_WAIT_S = 5.0
+CANCEL_WAIT_S = 60.0  # Slurm's KillWait is 30 s by default
 NEVER_STARTED_EXIT_CODE = 137
 
 _log = Log("slurm")
@@ -135,8 +136,11 @@ class SlurmAdapter:
             await self._signal(cluster, "TERM", container_id)
             await within(ended, grace_period_s)
         if not ended.is_set():
-            await self._signal(cluster, "KILL", container_id)
-            await within(ended, KILL_WAIT_S)
+            await self._signal(cluster, "USR1", container_id)
+            await within(ended, SCRIPT_WAIT_S)
+        if not ended.is_set():
+            await self._signal(cluster, "CANCEL", container_id)
+            await within(ended, CANCEL_WAIT_S)
         report = self._board.latest(container_id)
         if not ended.is_set() or report is None:
             raise Unavailable(f"job {record.job_id} of {record.account} was signalled, and Slurm still has it running")
@@ -249,7 +253,7 @@ class SlurmAdapter:
         if record.job_id is not None:
             self._watching.track(record, record.job_id, self._cluster_of(record))
 
-    async def _signal(self, cluster: Cluster, signal: Literal["TERM", "KILL"], container_id: ContainerId) -> None:
+    async def _signal(self, cluster: Cluster, signal: Signal, container_id: ContainerId) -> None:
         job_id = self._known(container_id).job_id
         if job_id is not None:
             await cluster.signal(signal, job_id)

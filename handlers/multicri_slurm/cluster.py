@@ -34,6 +34,7 @@ from multicri_slurm.ssh import Connection
 
 SLURM_PROGRAMS = ("sbatch", "squeue", "scancel", "scontrol", "flock")
 LOCK_WAIT_S = 20
+Signal = Literal["TERM", "USR1", "CANCEL"]
 _HOME = re.compile(r"/[A-Za-z0-9._/@+-]*", re.ASCII)
 
 
@@ -214,7 +215,7 @@ class Cluster:
                 unknown.add(job_id)
         return History(jobs=jobs, unknown=frozenset(unknown))
 
-    async def signal(self, name: Literal["TERM", "KILL"], job_id: JobId) -> None:
+    async def signal(self, name: Signal, job_id: JobId) -> None:
         """Ask Slurm to signal a job. That Slurm has taken it is seen by the job's state, not here."""
         await self._script(remote_scripts.SIGNAL, name, str(job_id))
 

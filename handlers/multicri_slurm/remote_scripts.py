@@ -189,15 +189,14 @@ main "$@"
 SIGNAL: Final = (
     _TOOLS
     + r"""
-main() { # TERM or KILL, job id
+main() { # TERM, USR1 or CANCEL, job id
   case $1 in
-    TERM)
-      scancel --state=PENDING "$2" 2>&1 | say_lines scancel
-      scancel -b -s TERM "$2" 2>&1 | say_lines scancel
-      ;;
-    KILL)
-      scancel -b -s KILL "$2" 2>&1 | say_lines scancel
+    CANCEL)
       scancel "$2" 2>&1 | say_lines scancel
+      ;;
+    *)
+      scancel --state=PENDING "$2" 2>&1 | say_lines scancel
+      scancel -b -s "$1" "$2" 2>&1 | say_lines scancel
       ;;
   esac
   say done=signalled
@@ -205,10 +204,11 @@ main() { # TERM or KILL, job id
 main "$@"
 """
 )
-"""TERM: a pending job is cancelled, a running one's batch script gets the signal.
+"""A pending job is cancelled. Of a running one the batch script gets TERM or USR1, and does the rest.
 
-KILL: the batch script is killed, and slurmd kills the rest of the job when it is gone. Without ``-b`` scancel turns
-KILL into the end of the job: TERM for all, and KILL only after KillWait (seen with 24.11).
+CANCEL is for a job whose script does not answer: Slurm sends TERM to all of it, and KILL after KillWait. scancel's own
+``-s KILL`` does the same unless ``-b`` is given, and with ``-b`` leaves the container behind under proctrack/linuxproc
+(seen with 24.11).
 """
 
 REMOVE: Final = (

@@ -8,7 +8,9 @@ What the script leaves in its directory, and when:
     exit        last, by rename: lines of ``name=value``, see `exits.py`. The truth about how the container ended.
     slurm.out   what Slurm, the prerun text and this script say
 
-TERM is passed on to the container, and then waited for.
+TERM is passed on to the container, and then waited for. USR1 kills it, with its process group and all
+descendants: Apptainer's FUSE daemons are in groups of their own, and outlive it if they are not killed with it. Killing
+this script instead would leave everything behind where Slurm tracks processes by their parents (proctrack/linuxproc).
 """
 
 import re
@@ -88,15 +90,37 @@ _ESCAPED = re.compile(r"[\x00-\x1f\x7f\\']")
 _BEGIN = r"""
 multicri_finish() { # code reason
   trap - EXIT
-  trap '' TERM
+  trap '' TERM USR1
   cd "$multicri_directory" || exit "$1"
   printf 'code=%s\nreason=%s\nfinished_ns=%s\nstdout_bytes=%s\nstderr_bytes=%s\njob_id=%s\n' "$1" "$2" \
     "$(date +%s%N)" "$(stat -c %s stdout)" "$(stat -c %s stderr)" "$SLURM_JOB_ID" > exit.tmp && mv exit.tmp exit
   exit "$1"
 }
+multicri_descendants() { # process
+  local child
+  for child in $(cat "/proc/$1/task/"*/children 2> /dev/null); do
+    echo "$child"
+    multicri_descendants "$child"
+  done
+}
+multicri_signal() { # TERM or KILL
+  multicri_signalled=$1
+  [ -n "$multicri_child" ] || return
+  case $1 in
+    TERM) kill -TERM "$multicri_child" ;;
+    KILL) kill -KILL -- "-$multicri_child" $(multicri_descendants "$multicri_child") ;;
+  esac
+} 2> /dev/null
+multicri_prepare() {
+  trap 'multicri_signal TERM' TERM
+  trap 'multicri_signal KILL' USR1
+  cd "$multicri_directory" || exit 1
+  umask 077
+}
 
-cd "$multicri_directory" || exit 1
-umask 077
+multicri_child=
+multicri_signalled=
+multicri_prepare
 if ! mkdir claim; then
   echo 'multicri: another job runs this container' >&2
   exit 0
@@ -105,9 +129,6 @@ printf '%s\n' "$SLURM_JOB_ID" > claim/job
 : >> stdout
 : >> stderr
 [ ! -e cancelled ] || multicri_finish 137 Cancelled
-multicri_child=
-multicri_terminated=
-trap 'multicri_terminated=1; [ -z "$multicri_child" ] || kill -TERM "$multicri_child"' TERM
 """
 
 _PRERUN = r"""
@@ -120,25 +141,27 @@ if [ "$multicri_code" != 0 ]; then
   multicri_finish "$multicri_code" PrerunFailed
 fi
 trap - EXIT
-trap 'multicri_terminated=1; [ -z "$multicri_child" ] || kill -TERM "$multicri_child"' TERM
-cd "$multicri_directory" || exit 1
-umask 077
+multicri_prepare
 """
 
 _CONTAINER = r"""
-[ -z "$multicri_terminated" ] || multicri_finish 143 Exited
+case $multicri_signalled in
+  TERM) multicri_finish 143 Cancelled ;;
+  KILL) multicri_finish 137 Cancelled ;;
+esac
 printf '%s %s\n' "$SLURM_JOB_ID" "$(date +%s%N)" > started.tmp && mv started.tmp started
+set -m # a process group of its own for the container
 (
   umask 022
   exec @WORDS@
 ) < /dev/null >> stdout 2>> stderr &
 multicri_child=$!
-[ -z "$multicri_terminated" ] || kill -TERM "$multicri_child"
+[ -z "$multicri_signalled" ] || multicri_signal "$multicri_signalled"
 while :; do
-  multicri_terminated=
+  multicri_signalled=
   wait "$multicri_child"
   multicri_code=$?
-  [ -n "$multicri_terminated" ] || break
+  [ -n "$multicri_signalled" ] || break
 done
 multicri_finish "$multicri_code" Exited
 """
