@@ -35,6 +35,7 @@ from multicri_slurm.watching import Watching
 CLEANUP_WAIT_S = 10.0
 SCRIPT_WAIT_S = 5.0
 CANCEL_WAIT_S = 60.0  # Slurm's KillWait is 30 s by default
+IDLE_S = 300.0
 NEVER_STARTED_EXIT_CODE = 137
 
 _log = Log("slurm")
@@ -62,6 +63,7 @@ class SlurmAdapter:
     async def __aenter__(self) -> Self:
         await self._records.load()
         await self._supervisor.__aenter__()
+        self._supervisor.start(self._close_idle_connections(), name="close idle connections")
         return self
 
     async def __aexit__(
@@ -204,6 +206,9 @@ class SlurmAdapter:
         await self._submitted(record, job_id)
 
     async def _submitted(self, record: Record, job_id: JobId) -> Record:
+        now = self._known(record.container_id)
+        if now.stage is not Stage.SUBMITTING:  # who looked at the same time was faster
+            return now
         record = await self._records.change(record.container_id, stage=Stage.SUBMITTED, job_id=job_id)
         _log.info("job submitted", container_id=record.container_id, account=record.account, job_id=job_id)
         self._board.publish(Report(container_id=record.container_id, phase=Phase.QUEUED))
@@ -288,6 +293,16 @@ class SlurmAdapter:
         future = self._sweeps[key] = self._supervisor.start(sweep(), name=f"sweep {key}")
         future.add_done_callback(lambda _: self._sweeps.pop(key, None))
         return future
+
+    async def _close_idle_connections(self) -> None:
+        """Whoever has containers is watched, so an idle connection is one that nobody needs; nor its credentials."""
+        idle_s = max(IDLE_S, 3 * self._settings.poll_interval_s)
+        while True:
+            await asyncio.sleep(idle_s / 2)
+            for digest, cluster in list(self._clusters.items()):
+                if cluster.idle_s() > idle_s:
+                    del self._clusters[digest]
+                    await self._connections.forget(cluster.login)
 
     def _known(self, container_id: ContainerId) -> Record:
         record = self._records.get(container_id)

@@ -68,6 +68,10 @@ class Cluster:
         self._site: Site | None = None
         self._probing = asyncio.Lock()
 
+    def idle_s(self) -> float:
+        """How long nothing was asked of it."""
+        return self._connection.idle_s()
+
     async def site(self, programs: Collection[str] = ()) -> Site:
         """What the login host has; asked once.
 

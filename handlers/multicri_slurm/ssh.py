@@ -6,6 +6,7 @@ known_hosts is not even connected to.
 
 import asyncio
 import shlex
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -45,6 +46,12 @@ class Connection:
         self._sftp: asyncssh.SFTPClient | None = None
         self._short = asyncio.Semaphore(SHORT_SESSIONS)
         self._long = asyncio.Semaphore(LONG_SESSIONS)
+        self._busy = 0
+        self._used_at = time.monotonic()
+
+    def idle_s(self) -> float:
+        """How long it was not used; 0 while it is."""
+        return 0.0 if self._busy else time.monotonic() - self._used_at
 
     async def run(self, argv: Sequence[str], stdin: bytes, timeout_s: float, *, long: bool = False) -> Result:
         """Run one command, its words quoted.
@@ -71,6 +78,7 @@ class Connection:
     @asynccontextmanager
     async def _errors(self) -> AsyncIterator[None]:
         account = self._login.account
+        self._busy += 1
         try:
             yield
         except asyncssh.ChannelOpenError as error:
@@ -84,6 +92,9 @@ class Connection:
             raise Unavailable(f"{account}: no answer in time") from error
         except (asyncssh.Error, OSError) as error:
             raise Unavailable(f"{account}: {_words(error)}") from error
+        finally:
+            self._busy -= 1
+            self._used_at = time.monotonic()
 
     async def _connected(self) -> asyncssh.SSHClientConnection:
         async with self._opening:

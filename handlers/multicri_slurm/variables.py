@@ -59,9 +59,9 @@ def _host(value: str) -> str:
 def _private_key(value: str) -> str:
     try:
         asyncssh.import_private_key(value)
-    except asyncssh.KeyEncryptionError:
-        raise ValueError("is a key with a passphrase: must be one without") from None
-    except (asyncssh.KeyImportError, ValueError):
+    except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError, ValueError) as error:
+        if "passphrase" in str(error).lower():
+            raise ValueError("is a key with a passphrase: must be one without") from None
         raise ValueError("is not a private key in OpenSSH or PEM format") from None
     return value
 

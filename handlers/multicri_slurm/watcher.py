@@ -22,7 +22,7 @@ from multicri_slurm.retries import within
 from multicri_slurm.states import state_named
 
 FASTEST_S, HURRY_S, GROWTH = 0.7, 15.0, 1.3
-FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
+FIRST_RETRY_S, LAST_RETRY_S = 1.0, 30.0
 COMPLETING_PATIENCE_S = 5.0
 TIMES_UNKNOWN = 2
 

@@ -1,5 +1,6 @@
 """From what the watchers see to what is recorded and reported."""
 
+import re
 import time
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from multicri_slurm.records import Record, Records, Stage
 from multicri_slurm.supervised import Supervisor
 from multicri_slurm.watcher import Watcher
 
+_FIRST_WORD = re.compile(r"[A-Za-z]+")
 _log = Log("slurm")
 
 
@@ -58,7 +60,10 @@ class Watching:
         self._lines[container_id] = line
         if phase is Phase.QUEUED:
             message = f"job {line.job_id} is {line.state}: {line.reason}" if line.reason else ""
-            self._board.publish(Report(container_id=container_id, phase=phase, reason=line.reason, message=message))
+            reason = _FIRST_WORD.search(line.reason)
+            self._board.publish(
+                Report(container_id=container_id, phase=phase, reason=reason[0] if reason else "", message=message)
+            )
             return
         if known is not None and known.phase is Phase.RUNNING:
             return

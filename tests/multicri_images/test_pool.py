@@ -1,0 +1,88 @@
+"""The pool of images that were pulled."""
+
+from collections.abc import Sequence
+
+import pytest
+from multicri_images import pool
+
+from multicri_proxy.api.errors import InvalidArgument
+from multicri_proxy.api.ids import ImageRef
+
+PERL = ImageRef("multicri/docker-repository.perl:5")
+PERL_TOO = ImageRef("multicri/docker.perl.img:5")
+TOOL = ImageRef("multicri/docker.acme/tool")
+
+
+class MemoryStore:
+    def __init__(self) -> None:
+        self.rows: dict[str, bytes] = {}
+
+    async def put(self, key: str, value: bytes) -> None:
+        self.rows[key] = value
+
+    async def delete(self, key: str) -> None:
+        self.rows.pop(key, None)
+
+    async def items(self) -> Sequence[tuple[str, bytes]]:
+        return sorted(self.rows.items())
+
+
+async def test_two_names_of_one_source_are_one_image() -> None:
+    images = await pool(MemoryStore())
+    first = await images.pull(PERL)
+    second = await images.pull(PERL_TOO)
+    assert second.id == first.id
+    assert second.names == (PERL, PERL_TOO)
+    assert await images.pull(PERL) == second
+    assert list(images.images()) == [second]
+    assert images.find(PERL) == images.find(PERL_TOO) == second
+
+
+async def test_a_restart_keeps_images_names_and_order() -> None:
+    store = MemoryStore()
+    images = await pool(store)
+    for name in (TOOL, PERL, PERL_TOO):
+        await images.pull(name)
+    again = await pool(store)
+    assert list(again.images()) == list(images.images())
+
+
+async def test_an_id_is_known_in_full_bare_and_shortened() -> None:
+    images = await pool(MemoryStore())
+    image = await images.pull(PERL)
+    digits = image.id.removeprefix("sha256:")
+    for name in (image.id, digits, digits[:13], f"sha256:{digits[:12]}"):
+        assert images.owns(name)
+        assert images.find(name) == image
+    for name in (digits[:11], digits.upper(), f"sha512:{digits}", "0" * 64, "perl:5", "", "sha256:"):
+        assert not images.owns(name)
+        assert images.find(name) is None
+
+
+async def test_names_of_ours_are_owned_before_they_are_pulled() -> None:
+    images = await pool(MemoryStore())
+    assert images.owns("multicri/whatever")
+    assert not images.owns("multicri")
+    assert not images.owns("docker.io/multicri/x")
+    assert images.find("multicri/whatever") is None
+    assert images.find(PERL) is None
+
+
+async def test_removing_forgets_all_names_and_an_unknown_one_is_no_error() -> None:
+    store = MemoryStore()
+    images = await pool(store)
+    image = await images.pull(PERL)
+    await images.pull(PERL_TOO)
+    await images.remove(image.id[:20])
+    await images.remove(PERL)
+    assert store.rows == {}
+    assert images.find(PERL_TOO) is None
+    assert not images.owns(image.id)
+
+
+async def test_a_name_that_is_none_is_refused_and_not_recorded() -> None:
+    store = MemoryStore()
+    images = await pool(store)
+    with pytest.raises(InvalidArgument):
+        await images.pull(ImageRef("multicri/local-image.x"))
+    assert store.rows == {}
