@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -104,14 +105,16 @@ class AdminServer:
         except Exception as error:
             log.defect("an admin command failed in a way that it should not", error)
         finally:
-            self._tasks.discard(task)
             writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+            self._tasks.discard(task)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
+            request = await _request(reader)
             if len(self._tasks) > _MOST_CONNECTIONS:
                 raise ResourceExhausted(f"{_MOST_CONNECTIONS} admin clients are connected already")
-            request = await _request(reader)
             name = request.get("command")
             command = self._commands.get(name) if isinstance(name, str) else None
             if command is None:

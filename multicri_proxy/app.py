@@ -17,10 +17,17 @@ from typing import Any
 
 import uvloop
 
+from multicri_proxy.admin import AdminServer
 from multicri_proxy.api.adapter import AdapterContext
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument, MulticriError
 from multicri_proxy.api.log import Log, write_to_stderr
 from multicri_proxy.calls import Runtime
+from multicri_proxy.dump.attach import dump_command
+from multicri_proxy.dump.dumper import Dumper
+from multicri_proxy.dump.redact import Redactor
+from multicri_proxy.dump.rules import Rules
+from multicri_proxy.dump.start import dumping
+from multicri_proxy.dump.tap import Tap
 from multicri_proxy.interposer import Interposer
 from multicri_proxy.ledger import Ledger
 from multicri_proxy.local import LocalRuntime
@@ -122,7 +129,24 @@ async def running(settings: Settings) -> AsyncIterator[None]:
 
 
 async def _observed(settings: Settings, runtime: Runtime, service: AdapterRuntime, stack: AsyncExitStack) -> Runtime:
-    """The runtime with what an admin wants to see of it around it. What nobody wants is not even imported."""
+    """The runtime with what an admin wants to see of it around it: dumps, spans, numbers."""
+    dumper, redactor = Dumper(), Redactor(settings.dump_redact_names)
+    await stack.enter_async_context(
+        dumping(
+            dumper,
+            rules=Rules.parse(settings.dump),
+            file=Path(settings.dump_file) if settings.dump_file else None,
+            to_stderr=settings.dump_stderr or not settings.dump_file,
+            format=settings.dump_format,
+            max_bytes=settings.dump_max_bytes,
+            files=settings.dump_files,
+            redactor=redactor if settings.dump_redact else None,
+        )
+    )
+    admin_socket = Path(settings.admin_socket) if settings.admin_socket else _beside(settings.socket_path)
+    commands = {"dump": dump_command(dumper, runtime, redactor)}
+    await stack.enter_async_context(AdminServer(admin_socket, commands))
+    runtime = Tap(runtime, dumper)
     if settings.tracing_endpoint:
         tracing = _extra("tracing")
         provider = stack.enter_context(tracing.exporting(settings.tracing_endpoint))
@@ -131,10 +155,17 @@ async def _observed(settings: Settings, runtime: Runtime, service: AdapterRuntim
         metrics = _extra("metrics")
         registry = metrics.CollectorRegistry()
         endpoints = settings.remote_runtime_endpoints
-        registry.register(metrics.NodeCollector(endpoints=endpoints, containers=service.counts, dropped=lambda: 0))
+        registry.register(
+            metrics.NodeCollector(endpoints=endpoints, containers=service.counts, dropped=lambda: dumper.dropped)
+        )
         stack.enter_context(metrics.serving(settings.metrics_address, registry))
         runtime = metrics.Metered(runtime, registry)
     return runtime
+
+
+def _beside(socket_path: Path) -> Path:
+    """``/run/multicri-admin.sock`` for ``/run/multicri.sock``."""
+    return socket_path.with_name(f"{socket_path.stem}-admin.sock")
 
 
 def _extra(name: str) -> Any:  # a module that may not be there

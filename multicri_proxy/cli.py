@@ -9,6 +9,7 @@ from pathlib import Path
 
 from multicri_proxy import __version__
 from multicri_proxy.api.errors import MulticriError
+from multicri_proxy.dump.commands import add_commands
 from multicri_proxy.settings import FLAGS, Settings, load
 
 _USAGE_ERROR, _FAILED = 2, 1
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in FLAGS:
         _add_flag(serve, name)
     serve.set_defaults(run=_serve)
+    add_commands(commands)
     arguments = parser.parse_args(argv)
     status: int = arguments.run(arguments)
     return status

@@ -120,6 +120,27 @@ class Settings(BaseModel):
         default="",
         description="OTLP collector that gets a span for each call, as http://127.0.0.1:4318/v1/traces; empty: none",
     )
+    dump: str = Field(
+        default="", description="which CRI calls to dump, and in what detail: level:pattern,...; empty: none"
+    )
+    dump_file: str = Field(default="", description="file to dump to, mode 0600, appended to; empty: stderr")
+    dump_stderr: bool = Field(default=False, description="dump to stderr as well as to dump_file")
+    dump_format: Literal["yaml", "json"] = Field(
+        default="yaml", description="form of the dump; json can be shown and replayed"
+    )
+    dump_max_bytes: int = Field(
+        default=100_000_000, ge=1, description="size at which the dump file is put aside as .1, .2, ..."
+    )
+    dump_files: int = Field(default=5, ge=1, le=1000, description="how many dump files there are at most")
+    dump_redact: bool = Field(default=True, description="take secrets out of dumps")
+    dump_redact_names: str = Field(
+        default="PASS|SECRET|TOKEN|KEY|CREDENTIAL|AUTH|COOKIE",
+        description="regular expression for names of secret environment variables; CLUSTER_* always is",
+    )
+    admin_socket: str = Field(
+        default="",
+        description="unix socket for 'multicri-proxy dump'; empty: beside socket_path, as /run/multicri-admin.sock",
+    )
     adapter_name: str = Field(default="slurm", description="what runs multicri pods")
     handler: str = Field(default="multicri", description="the RuntimeClass handler that makes a pod a multicri pod")
     root_dir: Directory = Field(default=Path("/var/lib/multicri-proxy"), description="directory of the proxy's key")

@@ -6,6 +6,7 @@ looks first, under a lock, and the job itself claims its directory before it run
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +20,7 @@ from multicri_proxy.api.errors import (
 )
 from multicri_proxy.api.ids import ContainerId, JobId
 from multicri_proxy.api.log import Log
+from multicri_proxy.api.tasks import Tasks
 from multicri_slurm.accounts import Login
 from multicri_slurm.board import Board
 from multicri_slurm.cluster import Cluster, Signal
@@ -29,7 +31,6 @@ from multicri_slurm.retries import until_it_works, within
 from multicri_slurm.settings import read_settings
 from multicri_slurm.ssh import Connections
 from multicri_slurm.staging import Stager
-from multicri_slurm.supervised import Supervisor
 from multicri_slurm.watching import Watching
 
 CLEANUP_WAIT_S = 10.0
@@ -47,12 +48,12 @@ class SlurmAdapter:
     def __init__(self, context: AdapterContext) -> None:
         self._settings = read_settings(context.settings)
         self._records = Records(context.store, context.secrets)
-        self._supervisor = Supervisor()
+        self._tasks = Tasks()
         self._connections = Connections(self._settings)
         self._clusters: dict[str, Cluster] = {}
-        self._stager = Stager(self._settings, context.image_builders, self._supervisor)
+        self._stager = Stager(self._settings, context.image_builders, self._tasks)
         self._board = Board()
-        self._watching = Watching(self._records, self._board, self._supervisor, self._settings.poll_interval_s)
+        self._watching = Watching(self._records, self._board, self._tasks, self._settings.poll_interval_s)
         self._submits: dict[ContainerId, asyncio.Future[None]] = {}
         self._sweeps: dict[ContainerId, asyncio.Future[None]] = {}
 
@@ -62,15 +63,15 @@ class SlurmAdapter:
 
     async def __aenter__(self) -> Self:
         await self._records.load()
-        await self._supervisor.__aenter__()
-        self._supervisor.start(self._close_idle_connections(), name="close idle connections")
+        await self._tasks.__aenter__()
+        self._tasks.start("close idle connections", self._close_idle_connections)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            await self._supervisor.__aexit__(kind, error, traceback)
+            await self._tasks.__aexit__(kind, error, traceback)
         finally:
             await self._connections.close()
 
@@ -81,9 +82,9 @@ class SlurmAdapter:
             elif record.stage is Stage.ENDED and record.report is not None:
                 self._board.publish(record.report)
             elif record.stage is Stage.SUBMITTED:
-                self._supervisor.start(self._rewatch(record), name=f"watch {record.container_id}")
+                self._rewatch(record)
             elif record.stage is Stage.SUBMITTING:
-                self._supervisor.start(self._resolve_later(record.container_id), name=f"look up {record.container_id}")
+                self._tasks.start(f"look up {record.container_id}", partial(self._resolve_later, record.container_id))
 
     async def create_container(self, spec: ContainerSpec) -> None:
         the_plan = plan(spec, self._settings)
@@ -122,7 +123,7 @@ class SlurmAdapter:
             raise FailedPrecondition(f"container {container_id}: its creation has not ended")
         submit = self._submits.get(container_id)
         if submit is None:
-            submit = self._supervisor.start(self._submit(container_id), name=f"submit {container_id}")
+            submit = self._tasks.outcome(f"submit {container_id}", partial(self._submit, container_id))
             self._submits[container_id] = submit
             submit.add_done_callback(lambda _: self._submits.pop(container_id, None))
         await asyncio.shield(submit)
@@ -254,9 +255,12 @@ class SlurmAdapter:
 
         await until_it_works(resolve, "a job cannot be looked up for now", container_id)
 
-    async def _rewatch(self, record: Record) -> None:
-        if record.job_id is not None:
-            self._watching.track(record, record.job_id, self._cluster_of(record))
+    def _rewatch(self, record: Record) -> None:
+        try:
+            if record.job_id is not None:
+                self._watching.track(record, record.job_id, self._cluster_of(record))
+        except FailedPrecondition as error:
+            _log.error("a job cannot be watched any more", container_id=record.container_id, reason=error)
 
     async def _signal(self, cluster: Cluster, signal: Signal, container_id: ContainerId) -> None:
         job_id = self._known(container_id).job_id
@@ -290,7 +294,7 @@ class SlurmAdapter:
         async def sweep() -> None:
             await until_it_works(clean, "what is left of a container cannot be removed for now", key)
 
-        future = self._sweeps[key] = self._supervisor.start(sweep(), name=f"sweep {key}")
+        future = self._sweeps[key] = self._tasks.outcome(f"sweep {key}", sweep)
         future.add_done_callback(lambda _: self._sweeps.pop(key, None))
         return future
 

@@ -7,17 +7,18 @@ that is cancelled leaves it running, and the kubelet's retry joins it.
 import asyncio
 import json
 from collections.abc import Sequence
+from functools import partial
 
 from multicri_proxy.api.adapter import ContainerSpec
 from multicri_proxy.api.errors import FailedPrecondition
 from multicri_proxy.api.ids import ImageId
 from multicri_proxy.api.image import Image, ImageBuilder
 from multicri_proxy.api.log import Log
+from multicri_proxy.api.tasks import Tasks
 from multicri_slurm.cluster import Cluster, Site
 from multicri_slurm.plan import Plan, env_file_of, files_of, programs_of, runtime_of
 from multicri_slurm.runtimes import ImageConfig, Runtime
 from multicri_slurm.settings import Settings
-from multicri_slurm.supervised import Supervisor
 
 LARGEST_CONFIG_BYTES = 1024 * 1024
 
@@ -27,10 +28,10 @@ _log = Log("slurm.images")
 class Stager:
     """Stages containers."""
 
-    def __init__(self, settings: Settings, builders: Sequence[ImageBuilder], supervisor: Supervisor) -> None:
+    def __init__(self, settings: Settings, builders: Sequence[ImageBuilder], tasks: Tasks) -> None:
         self._settings = settings
         self._builders = builders
-        self._supervisor = supervisor
+        self._tasks = tasks
         self._builds: dict[tuple[str, ImageId], asyncio.Future[str]] = {}
 
     async def site(self, cluster: Cluster) -> Site:
@@ -61,8 +62,8 @@ class Stager:
         key = (cluster.login.digest(), image.id)
         build = self._builds.get(key)
         if build is None:
-            work = self._build(cluster, builder, image, self._image_directory(site))
-            build = self._builds[key] = self._supervisor.start(work, name=f"build {image.source}")
+            work = partial(self._build, cluster, builder, image, self._image_directory(site))
+            build = self._builds[key] = self._tasks.outcome(f"build {image.source}", work)
             build.add_done_callback(lambda _: self._builds.pop(key, None))
         return await asyncio.shield(build)
 

@@ -104,14 +104,20 @@ class Watcher:
         except MulticriError as error:
             if not self._silent:
                 _log.warning("jobs cannot be watched for now", account=self._account, reason=error)
-            self._silent = True
-            return min(LAST_RETRY_S, max(FIRST_RETRY_S, self._interval_s * 2))
+            return self._after_failure()
+        except Exception as error:  # a watcher that ends would leave its jobs RUNNING for ever
+            _log.defect("jobs cannot be watched for now", error, account=self._account)
+            return self._after_failure()
         if self._silent:
             _log.info("jobs are watched again", account=self._account)
             self._silent, self._interval_s = False, FASTEST_S
         if self._clock() < self._hurry_until:
             return FASTEST_S
         return min(self._slowest_s, max(FASTEST_S, self._interval_s * GROWTH))
+
+    def _after_failure(self) -> float:
+        self._silent = True
+        return min(LAST_RETRY_S, max(FIRST_RETRY_S, self._interval_s * 2))
 
     async def _look(self) -> None:
         watched = dict(self._watched)

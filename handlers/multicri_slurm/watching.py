@@ -7,13 +7,13 @@ from dataclasses import replace
 from multicri_proxy.api.adapter import Phase, Report
 from multicri_proxy.api.ids import ContainerId, JobId
 from multicri_proxy.api.log import Log
+from multicri_proxy.api.tasks import Tasks
 from multicri_slurm.accounts import Account
 from multicri_slurm.answers import JobLine
 from multicri_slurm.board import Board
 from multicri_slurm.cluster import Cluster
 from multicri_slurm.ending import Remains, gather, started_at_ns
 from multicri_slurm.records import Record, Records, Stage
-from multicri_slurm.supervised import Supervisor
 from multicri_slurm.watcher import Watcher
 
 _FIRST_WORD = re.compile(r"[A-Za-z]+")
@@ -23,10 +23,10 @@ _log = Log("slurm")
 class Watching:
     """The watchers by account, and their Listener."""
 
-    def __init__(self, records: Records, board: Board, supervisor: Supervisor, poll_interval_s: float) -> None:
+    def __init__(self, records: Records, board: Board, tasks: Tasks, poll_interval_s: float) -> None:
         self._records = records
         self._board = board
-        self._supervisor = supervisor
+        self._tasks = tasks
         self._poll_interval_s = poll_interval_s
         self._watchers: dict[Account, Watcher] = {}
         self._clusters: dict[ContainerId, Cluster] = {}
@@ -36,7 +36,7 @@ class Watching:
         watcher = self._watchers.get(record.account)
         if watcher is None:
             watcher = self._watchers[record.account] = Watcher(record.account, self, self._poll_interval_s)
-            self._supervisor.start(watcher.run(), name=f"watch {record.account}")
+            self._tasks.start(f"watch {record.account}", watcher.run)
         self._clusters[record.container_id] = cluster
         watcher.track(record.container_id, job_id, cluster)
 

@@ -10,11 +10,12 @@ from multicri_proxy.api.adapter import Adapter, OutputStream
 from multicri_proxy.api.errors import MulticriError, NotFound, Unimplemented
 from multicri_proxy.api.ids import ContainerId
 from multicri_proxy.api.log import Log
+from multicri_proxy.api.tasks import Tasks
 from multicri_proxy.ledger import Space
 from multicri_proxy.runtime.logfile import LogFile
 from multicri_proxy.runtime.logs import Entry, Splitter
 from multicri_proxy.runtime.records import LogPosition, log_position_from_row, log_position_row
-from multicri_proxy.runtime.supervision import Pause, Tasks, closing, delays_s
+from multicri_proxy.runtime.retries import Pause, closing, delays_s
 
 log = Log("logs")
 

@@ -11,6 +11,7 @@ from functools import partial
 from multicri_proxy.api.adapter import Adapter, Phase, Report
 from multicri_proxy.api.errors import FailedPrecondition, MulticriError, NotFound, ResourceExhausted, Unavailable
 from multicri_proxy.api.log import Log
+from multicri_proxy.api.tasks import Tasks
 from multicri_proxy.runtime.follow import LogPositions
 from multicri_proxy.runtime.pods import ContainerEntry, Pods
 from multicri_proxy.runtime.records import (
@@ -22,7 +23,7 @@ from multicri_proxy.runtime.records import (
     container_exited,
     container_started,
 )
-from multicri_proxy.runtime.supervision import Pause, Tasks, closing, delays_s
+from multicri_proxy.runtime.retries import Pause, closing, delays_s
 
 log = Log("runtime")
 

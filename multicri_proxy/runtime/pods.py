@@ -11,6 +11,7 @@ from typing import TypeVar, cast
 from multicri_proxy.api.adapter import Report
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument, NotFound
 from multicri_proxy.api.ids import ContainerId, PodSandboxId
+from multicri_proxy.api.tasks import Tasks
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.ledger import Ledger
 from multicri_proxy.runtime import messages
@@ -28,7 +29,6 @@ from multicri_proxy.runtime.records import (
     sandbox_row,
     sandbox_stopped,
 )
-from multicri_proxy.runtime.supervision import Tasks
 
 _Id = TypeVar("_Id", bound=str)
 _Entry = TypeVar("_Entry")

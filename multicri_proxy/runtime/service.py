@@ -14,6 +14,7 @@ from multicri_proxy.api.adapter import Adapter
 from multicri_proxy.api.errors import InvalidArgument, MulticriError
 from multicri_proxy.api.image import ImagePool
 from multicri_proxy.api.log import Log
+from multicri_proxy.api.tasks import Tasks
 from multicri_proxy.ledger import Ledger
 from multicri_proxy.runtime.calls import Parts
 from multicri_proxy.runtime.containers import ContainerCalls
@@ -25,9 +26,9 @@ from multicri_proxy.runtime.logfile import LogFile
 from multicri_proxy.runtime.node import NodeCalls
 from multicri_proxy.runtime.pods import Pods
 from multicri_proxy.runtime.records import Container, ContainerState, LogPosition, Sandbox
+from multicri_proxy.runtime.retries import Pause
 from multicri_proxy.runtime.sandboxes import SandboxCalls
 from multicri_proxy.runtime.stats import StatsCalls
-from multicri_proxy.runtime.supervision import Pause, Tasks
 
 log = Log("runtime")
 

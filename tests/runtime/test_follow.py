@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from multicri_proxy.api.adapter import OutputStream
 from multicri_proxy.api.errors import Unavailable
 from multicri_proxy.api.ids import ContainerId
+from multicri_proxy.api.tasks import Tasks
 from multicri_proxy.ledger import Ledger
 from multicri_proxy.runtime.follow import ContainerLog, LogPositions
 from multicri_proxy.runtime.logfile import LogFile
 from multicri_proxy.runtime.records import LogPosition
-from multicri_proxy.runtime.supervision import Tasks
 from runtime.doubles import Cluster, MemoryAdapter
 from runtime.test_logs import chunks, read_as_the_kubelet_does
 
