@@ -11,6 +11,7 @@ from multicri_proxy import __version__
 from multicri_proxy.api.errors import MulticriError
 from multicri_proxy.dump.commands import add_commands
 from multicri_proxy.settings import FLAGS, Settings, load
+from multicri_proxy.tuning import tune
 
 _USAGE_ERROR, _FAILED = 2, 1
 
@@ -75,6 +76,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         print(f"multicri-proxy: {error}", file=sys.stderr)
         return _USAGE_ERROR
     # what serving needs takes a quarter of a second to import; --help and a wrong setting do not
+    tune()
     from multicri_proxy.app import serve  # noqa: PLC0415
 
     try:

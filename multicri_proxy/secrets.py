@@ -3,12 +3,14 @@
 import os
 import stat
 import tempfile
+from functools import cached_property
 from pathlib import Path
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from typing import TYPE_CHECKING
 
 from multicri_proxy.api.errors import FailedPrecondition
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
@@ -22,7 +24,7 @@ class SealedSecrets:
     """
 
     def __init__(self, key: bytes) -> None:
-        self._cipher = AESGCM(key)
+        self._key = key
 
     @classmethod
     def from_file(cls, path: Path) -> "SealedSecrets":
@@ -34,6 +36,12 @@ class SealedSecrets:
             _make_key(path)
         return cls(_read_key(path))
 
+    @cached_property
+    def _cipher(self) -> "AESGCM":
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415  (7 MiB, for Slurm pods alone)
+
+        return AESGCM(self._key)
+
     def seal(self, plaintext: bytes, bound_to: str) -> bytes:
         """Encrypt; only `open` with the same ``bound_to`` gives it back."""
         nonce = os.urandom(_NONCE_BYTES)
@@ -41,6 +49,8 @@ class SealedSecrets:
 
     def open(self, sealed: bytes, bound_to: str) -> bytes:
         """Raises FailedPrecondition if the key is another one or the text was changed."""
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415
+
         if sealed[:1] != _VERSION:
             raise FailedPrecondition(f"{bound_to} was not sealed by this version of multicri-proxy")
         nonce, ciphertext = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]

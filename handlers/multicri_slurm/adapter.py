@@ -21,6 +21,7 @@ from multicri_proxy.api.errors import (
 from multicri_proxy.api.ids import ContainerId, JobId
 from multicri_proxy.api.log import Log
 from multicri_proxy.api.tasks import Tasks
+from multicri_slurm import sshlib
 from multicri_slurm.accounts import Login
 from multicri_slurm.board import Board
 from multicri_slurm.cluster import Cluster, Signal
@@ -76,6 +77,8 @@ class SlurmAdapter:
             await self._connections.close()
 
     async def adopt(self, known: Collection[ContainerId]) -> None:
+        if self._records.all():
+            await sshlib.load()
         for record in self._records.all():
             if record.container_id not in known:
                 self._sweep(record)
@@ -87,6 +90,7 @@ class SlurmAdapter:
                 self._tasks.start(f"look up {record.container_id}", partial(self._resolve_later, record.container_id))
 
     async def create_container(self, spec: ContainerSpec) -> None:
+        await sshlib.load()
         the_plan = plan(spec, self._settings)
         if (known := self._records.get(spec.id)) is not None and known.stage is not Stage.STAGING:
             return

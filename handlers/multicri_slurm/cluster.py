@@ -12,8 +12,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import asyncssh
-
 from multicri_proxy.api.errors import FailedPrecondition, NotFound, Unavailable
 from multicri_proxy.api.ids import JobId
 from multicri_proxy.api.image import Image, ImageBuilder
@@ -31,6 +29,7 @@ from multicri_slurm.answers import (
 )
 from multicri_slurm.settings import Settings
 from multicri_slurm.ssh import Connection
+from multicri_slurm.sshlib import asyncssh
 
 SLURM_PROGRAMS = ("sbatch", "squeue", "scancel", "scontrol", "flock")
 LOCK_WAIT_S = 20

@@ -4,6 +4,8 @@ Only what we are given is used: no agent, no default keys, no configuration file
 known_hosts is not even connected to.
 """
 
+from __future__ import annotations
+
 import asyncio
 import shlex
 import time
@@ -12,12 +14,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import asyncssh
-
 from multicri_proxy.api.errors import PermissionDenied, Unavailable
 from multicri_proxy.api.log import Log
 from multicri_slurm.accounts import Login
 from multicri_slurm.settings import Settings
+from multicri_slurm.sshlib import asyncssh
 
 OUTPUT_CAP_BYTES = 4 * 1024 * 1024
 SHORT_SESSIONS, LONG_SESSIONS = 5, 2  # with one for SFTP: 8 of the 10 that sshd's MaxSessions allows by default

@@ -11,11 +11,11 @@ import re
 from collections.abc import Iterable
 from typing import Annotated
 
-import asyncssh
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from multicri_proxy.api.errors import InvalidArgument
 from multicri_slurm.accounts import Account, Login
+from multicri_slurm.sshlib import asyncssh
 
 CLUSTER_PREFIX = "CLUSTER_"
 JOB_VARIABLES = frozenset(

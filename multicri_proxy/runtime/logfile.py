@@ -114,7 +114,10 @@ class LogFile:
     def _resumed(self, descriptor: int) -> LogPosition:
         found = os.fstat(descriptor)
         before = self._position
-        if before is None or before.inode != found.st_ino:
+        if before is None:
+            return _first_position(found, None)
+        if before.inode != found.st_ino:
+            self._cut_rotated(before)
             return _first_position(found, before)
         if found.st_size > before.size_bytes:
             os.ftruncate(descriptor, before.size_bytes)
@@ -130,6 +133,13 @@ class LogFile:
             start_bytes=start,
             ended=frozenset(),
         )
+
+    def _cut_rotated(self, before: LogPosition) -> None:
+        """The kubelet moved our file away, and we were killed before the new one: what it got since comes again."""
+        with os.scandir(PurePosixPath(self._directory) / self._path.parent) as entries:
+            rotated = next((entry for entry in entries if entry.inode() == before.inode), None)
+            if rotated and rotated.is_file(follow_symlinks=False) and rotated.stat().st_size > before.size_bytes:
+                os.truncate(rotated.path, before.size_bytes)
 
 
 def _first_position(found: os.stat_result, before: LogPosition | None) -> LogPosition:

@@ -109,6 +109,7 @@ async def _no_pause(_: float) -> None:
 @given(chunks.map(b"".join), chunks.map(b"".join), steps)
 @example(b"a\nb\nc\nd", b"", [4, "save", 2, "kill", 2, "save", "rotate", 1, "kill"])
 @example(b"a\nb\nc\nd", b"", [2, "rotate", 2, "kill"])
+@example(b"\xcc", b"x" * 40_409, ["rotate", 20_000, "kill"])
 async def test_every_byte_is_in_the_log_once_whatever_happens(
     stdout: bytes, stderr: bytes, script: list[int | str]
 ) -> None:

@@ -1,0 +1,1 @@
+"""The benchmark: one command, one table. deploy/performance.md says what is measured."""
