@@ -20,7 +20,7 @@ import uvloop
 from multicri_proxy.admin import AdminServer
 from multicri_proxy.api.adapter import AdapterContext
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument, MulticriError
-from multicri_proxy.api.log import Log, write_to_stderr
+from multicri_proxy.api.log import Log, set_level, writing_to_stderr
 from multicri_proxy.calls import Runtime
 from multicri_proxy.dump.attach import dump_command
 from multicri_proxy.dump.dumper import Dumper
@@ -53,8 +53,7 @@ def serve(settings: Settings, read: Callable[[], Settings]) -> None:
     read: reads all settings anew, for SIGHUP.
     Raises a MulticriError, before anything is served, if the settings do not fit this machine.
     """
-    write_to_stderr(settings.log_level)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with writing_to_stderr(settings.log_level), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_until_stopped(settings, read))
 
 
@@ -81,7 +80,7 @@ def _reload(settings: Settings, read: Callable[[], Settings]) -> None:
     except MulticriError as error:
         log.warning("settings not reloaded", error=error)
         return
-    write_to_stderr(fresh.log_level)
+    set_level(fresh.log_level)
     changed = [name for name, value in settings if getattr(fresh, name) != value and name not in RELOADED]
     log.info("settings reloaded", log_level=fresh.log_level)
     if changed:

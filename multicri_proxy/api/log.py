@@ -9,12 +9,18 @@ anything but plain characters are quoted, and long ones are cut, so that no pod 
 
 import json
 import logging
+import queue
 import re
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging.handlers import QueueHandler, QueueListener
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=-]+")
 _LONGEST_VALUE = 512
+_MOST_WAITING = 10_000
+"""Lines that may wait for a slow reader."""
 
 
 class Log:
@@ -45,14 +51,49 @@ class Log:
             self._logger.log(level, "%s", line, exc_info=error)
 
 
-def write_to_stderr(level: str) -> None:
-    """Send every log line to stderr. level: ``debug``, ``info``, ``warning`` or ``error``."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Line())
+@contextmanager
+def writing_to_stderr(level: str) -> Iterator[None]:
+    """Send every log line to stderr, from a thread of its own: a reader that is stuck delays nobody.
+
+    level: ``debug``, ``info``, ``warning`` or ``error``; `set_level` changes it.
+    """
+    stderr = logging.StreamHandler(sys.stderr)
+    stderr.setFormatter(_Line())
+    listener = QueueListener(queue.Queue(_MOST_WAITING), stderr)
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [_Dropping(listener.queue)]
     root.setLevel(logging.WARNING)
+    set_level(level)
+    listener.start()
+    try:
+        yield
+    finally:
+        listener.stop()
+        root.handlers[:] = [stderr]
+
+
+def set_level(level: str) -> None:
+    """Which lines of ours are written from now on."""
     logging.getLogger("multicri").setLevel(level.upper())
+
+
+class _Dropping(QueueHandler):
+    """Drops what finds no place, and says how much when there is room again."""
+
+    _dropped = 0
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        try:
+            if self._dropped:
+                self.queue.put_nowait(_lost(self._dropped))
+                self._dropped = 0
+            self.queue.put_nowait(record)
+        except queue.Full:
+            self._dropped += 1
+
+
+def _lost(count: int) -> logging.LogRecord:
+    return logging.LogRecord("multicri.log", logging.WARNING, "", 0, "log lines dropped: %d", (count,), None)
 
 
 class _Line(logging.Formatter):
