@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -20,12 +19,11 @@ class Tasks:
 
     def __init__(self) -> None:
         self._group = asyncio.TaskGroup()
-        self._stack = AsyncExitStack()
         self._running: set[asyncio.Task[None]] = set()
         self._closing = False
 
     async def __aenter__(self) -> Self:
-        await self._stack.enter_async_context(self._group)
+        await self._group.__aenter__()
         return self
 
     async def __aexit__(
@@ -35,7 +33,8 @@ class Tasks:
         self._closing = True
         for task in self._running:
             task.cancel()
-        await self._stack.__aexit__(kind, error, traceback)
+        # An error of whoever leaves is not the group's: it would come out wrapped as one.
+        await self._group.__aexit__(None, None, None)
 
     def start(self, name: str, work: _Work[None]) -> asyncio.Task[None]:
         """Do this in the background. It handles its own errors: one that escapes is logged as a defect."""

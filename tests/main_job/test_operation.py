@@ -115,3 +115,14 @@ async def test_metrics_are_served_where_the_admin_wants_them(bed: Testbed, proxy
     writer.close()
     assert 'multicri_calls_total{code="OK",method="ListPodSandbox",owner="default+multicri"} 1.0' in text
     assert 'multicri_endpoint_up{owner="default"} 1.0' in text
+
+
+async def test_what_cannot_be_served_at_the_start_is_one_line_and_an_exit_status(proxy: Proxy, tmp_path: Path) -> None:
+    proxy.terminate()
+    argv = [*proxy.argv, "--metrics-address", str(tmp_path)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert (
+        done.stderr.splitlines()[-1] == f"multicri-proxy: metrics: cannot listen on {tmp_path}: Address already in use"
+    )
