@@ -32,10 +32,11 @@ _RESPONSES: Mapping[str, type[Message]] = {
     for method in service.methods
 }
 
-_TIMES = frozenset({"created_at", "started_at", "finished_at", "timestamp"})
+_TIMES = frozenset({"created_at", "started_at", "finished_at"})
 
 _MEASURED = object()
-"""A counter. Whether it is there at all is put aside as well: some are rates, and want two measurements."""
+"""A counter, or when it was read. Whether it is there at all is put aside as well: some are rates, and want two
+measurements, and disks are measured every ten seconds."""
 
 _TEXT = (
     (re.compile(r"\b[0-9a-f]{64}\b"), "<id>"),
@@ -124,7 +125,7 @@ def _normal_field(descriptor: FieldDescriptor, value: Any) -> object:
 
 
 def _normal_value(descriptor: FieldDescriptor, value: Any) -> object:
-    if isinstance(value, cri.UInt64Value):
+    if isinstance(value, cri.UInt64Value) or descriptor.name == "timestamp":
         return _MEASURED
     if descriptor.message_type:
         return _normal(value)

@@ -1,9 +1,10 @@
 """What can go wrong around a multicri pod. Each is put right again at the end."""
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -126,13 +127,23 @@ def small_disk(directory: Path, size_bytes: int) -> Iterator[None]:
 def fill(disk: Path) -> Path:
     """A file that takes all that is left of a disk."""
     file = disk / "fills-the-disk"
-    with file.open("wb", buffering=0) as filling:
-        try:
-            while filling.write(bytes(4096)):
-                pass
-        except OSError:
+    with file.open("wb", buffering=0) as filling, suppress(OSError):
+        while filling.write(bytes(4096)):
             pass
     return file
+
+
+def fill_pipe(pipe: int) -> None:
+    """Write until it takes no more. pipe: that does not block."""
+    with suppress(BlockingIOError):
+        while os.write(pipe, bytes(4096)):
+            pass
+
+
+def empty_pipe(pipe: int) -> None:
+    with suppress(BlockingIOError):
+        while os.read(pipe, 65_536):
+            pass
 
 
 @contextmanager

@@ -4,6 +4,7 @@ These are no measurements: a call that was held up takes as long as what holds i
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from isolation.faults import (
     HangingBuild,
     SshHost,
     cut_off,
+    empty_pipe,
     fill,
+    fill_pipe,
     locked,
     pid_of,
     small_disk,
@@ -233,6 +236,35 @@ class TestFullLedger:
         await goes_on()
         filling.unlink()
         assert failed == [grpc.StatusCode.RESOURCE_EXHAUSTED]
+
+
+class TestUnreadLog:
+    """The proxy's own log goes into a pipe that nobody empties, as to a journald whose disk stands still."""
+
+    @pytest.fixture
+    def pipe(self, tmp_path: Path) -> Iterator[int]:
+        os.mkfifo(tmp_path / "multicri-proxy.log")
+        pipe = os.open(tmp_path / "multicri-proxy.log", os.O_RDWR | os.O_NONBLOCK)
+        yield pipe
+        os.close(pipe)
+
+    @pytest.fixture
+    async def proxy(self, pipe: int, proxy: Proxy) -> Proxy:
+        return proxy
+
+    async def test_while_nobody_reads_the_proxys_log(self, kubelet: Kubelet, goes_on: GoesOn, pipe: int) -> None:
+        fill_pipe(pipe)
+        for number in range(20):  # each is told in the log
+            await kubelet.pull(f"multicri/docker-repository.registry.test/test/none:{number}")
+        await goes_on()
+        empty_pipe(pipe)
+
+    async def test_it_stops_although_nobody_reads_its_log(self, proxy: Proxy, pipe: int) -> None:
+        fill_pipe(pipe)
+        try:
+            proxy.terminate()
+        finally:
+            empty_pipe(pipe)
 
 
 async def until(condition: Callable[[], bool], timeout_s: float = 60) -> None:

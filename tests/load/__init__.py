@@ -1,0 +1,1 @@
+"""Many calls, slow and vanishing clients, a kubelet's day, and a runtime that is killed."""
