@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kubelet import Kubelet, Proxy
 from kubelet.client import PodOnNode
-from testbed import Testbed
+from testbed import Testbed, TestbedError
 
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 
@@ -157,8 +157,12 @@ def main() -> int:
     progress.step(
         "the test bed: containerd, a Slurm cluster of three hosts, sshd, a registry (minutes, the first time)"
     )
-    with test_bed() as bed, tempfile.TemporaryDirectory(prefix="multicri-demo-") as directory:
-        good = asyncio.run(show(bed, Path(directory), progress))
+    try:
+        with test_bed() as bed, tempfile.TemporaryDirectory(prefix="multicri-demo-") as directory:
+            good = asyncio.run(show(bed, Path(directory), progress))
+    except TestbedError as error:
+        print(f"\nFAILED: {error}", file=sys.stderr)
+        return 1
     print(f"\n{'Both pods ran as they should.' if good else 'FAILED: see above.'}")
     return 0 if good else 1
 
