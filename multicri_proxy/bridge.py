@@ -21,17 +21,19 @@ class Bridge:
         return in_version(path, _OTHER[self._lacking])
 
     def other(self, path: str, failure: CallFailed) -> str | None:
-        """Learn from a call that failed; the path to try instead, if the runtime may know the other version.
+        """The path to try instead of one that failed, if the runtime may know the other version.
+
+        A runtime that is away may come back as another one: what was learnt of it is forgotten.
 
         grpc-go, in which containerd and CRI-O are written, answers "unknown service" for a version that is not there.
         """
         if failure.code is grpc.StatusCode.UNAVAILABLE:
             self._lacking = None
         unknown = failure.code is grpc.StatusCode.UNIMPLEMENTED and failure.details.startswith("unknown service")
-        if not unknown or self._lacking is not None:
+        if not unknown:
             return None
         return in_version(path, _OTHER[version_of(path)])
 
-    def learn(self, path: str) -> None:
-        """The runtime knows this path, and not the same in the other version."""
+    def knows(self, path: str) -> None:
+        """Learn that the runtime knows this path, and not the same in the other version."""
         self._lacking = _OTHER[version_of(path)]

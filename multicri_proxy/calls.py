@@ -58,6 +58,10 @@ class CallFailed(Exception):
         self.trailing_metadata = trailing_metadata
 
 
+class Unreadable(CallFailed):
+    """A request that this process cannot decode. Another runtime may read it, or refuse it in its own words."""
+
+
 class Stream(Protocol):
     """The answer to a streaming call: iterate it once, to its end. Raises CallFailed for a status that is not OK."""
 

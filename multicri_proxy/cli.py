@@ -17,7 +17,7 @@ _USAGE_ERROR, _FAILED = 2, 1
 
 _SERVE = """\
 Serve the kubelet on a unix socket until SIGTERM. Every call is passed on unchanged to the container runtime,
-except for pods whose RuntimeClass handler, or whose image's prefix, is 'multicri': the adapter runs those.
+except for pods whose RuntimeClass handler is 'multicri', and images that begin with 'multicri/': the adapter has those.
 
 Each setting may be given as a flag, as an environment variable MULTICRI_<NAME>, or in the YAML file as
 <name>: value. A flag wins over the environment, the environment over the file; SIGHUP reads the file again.

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
-from multicri_proxy.calls import Call, CallFailed, Metadata, Reply, Runtime, Stream
+from multicri_proxy.calls import Call, CallFailed, Metadata, Reply, Runtime, Stream, Unreadable
 from multicri_proxy.methods import Merge
 
 _WAITING_MESSAGES = 16
@@ -14,13 +14,14 @@ async def call_every(runtimes: Sequence[Runtime], call: Call, merge: Merge) -> R
     """Ask all at once; the first runtime's metadata stands for all.
 
     Concatenating serialized messages of one type is protobuf's own merge: repeated fields follow one another.
-    Raises the CallFailed of the first runtime, in the given order, that failed.
+    Raises the CallFailed of the first runtime, in the given order, that failed. Who cannot read the request has
+    nothing to add, unless nobody can.
     """
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(_outcome(runtime, call)) for runtime in runtimes]
+    outcomes = [task.result() for task in tasks]
     replies = []
-    for task in tasks:
-        outcome = task.result()
+    for outcome in [one for one in outcomes if not isinstance(one, Unreadable)] or outcomes:
         if isinstance(outcome, CallFailed):
             raise outcome
         replies.append(outcome)
@@ -38,9 +39,16 @@ async def _outcome(runtime: Runtime, call: Call) -> Reply | CallFailed:
 
 async def stream_every(runtimes: Sequence[Runtime], call: Call, merge: Merge) -> Stream:
     """Messages of all runtimes as they come, until all have ended or, with UNTIL_ANY_ENDS, one has."""
-    return _MergedStream(
-        [await runtime.stream(call) for runtime in runtimes], until_any_ends=merge is Merge.UNTIL_ANY_ENDS
-    )
+    streams: list[Stream] = []
+    unreadable: Unreadable | None = None
+    for runtime in runtimes:
+        try:
+            streams.append(await runtime.stream(call))
+        except Unreadable as failure:
+            unreadable = failure
+    if unreadable and not streams:
+        raise unreadable
+    return _MergedStream(streams, until_any_ends=merge is Merge.UNTIL_ANY_ENDS)
 
 
 class _Ended:
@@ -80,7 +88,8 @@ class _MergedStream:
         return ()
 
     async def trailing_metadata(self) -> Metadata:
-        return ()
+        """The first runtime's, as in a list."""
+        return await self._streams[0].trailing_metadata()
 
     def cancel(self) -> None:
         for stream in self._streams:

@@ -148,7 +148,7 @@ def _ours(error: Exception) -> Exception:
     if not isinstance(error, sqlite3.Error):
         return error
     ours: MulticriError
-    if (error.sqlite_errorcode or 0) & 0xFF == sqlite3.SQLITE_FULL:
+    if (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF == sqlite3.SQLITE_FULL:
         ours = ResourceExhausted(f"the ledger's disk is full: {error}")
     else:
         ours = Unavailable(f"the ledger cannot be used: {error}")

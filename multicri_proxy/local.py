@@ -12,7 +12,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from multicri_proxy.api import errors
 from multicri_proxy.api.log import Log
-from multicri_proxy.calls import Call, CallFailed, Metadata, Reply, Stream
+from multicri_proxy.calls import Call, CallFailed, Metadata, Reply, Stream, Unreadable
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.methods import V1, V1ALPHA2
 
@@ -83,7 +83,7 @@ class LocalRuntime:
             request.ParseFromString(call.request)
         except DecodeError as error:
             details = f"cannot decode {call.path}: {error}"
-            raise CallFailed(grpc.StatusCode.INVALID_ARGUMENT, details, owner=self.name) from error
+            raise Unreadable(grpc.StatusCode.INVALID_ARGUMENT, details, owner=self.name) from error
         return handler, request
 
 

@@ -8,7 +8,7 @@ import os
 import socket
 import socketserver
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
@@ -53,10 +53,18 @@ class Metered:
             return reply
 
     async def stream(self, call: Call) -> Stream:
-        return _MeteredStream(await self._runtime.stream(call), lambda: self._counting(call.path))
+        return await self._begun(call, self._runtime.stream(call))
 
     async def relay(self, call: Call, requests: AsyncIterator[bytes]) -> Stream:
-        return _MeteredStream(await self._runtime.relay(call, requests), lambda: self._counting(call.path))
+        return await self._begun(call, self._runtime.relay(call, requests))
+
+    async def _begun(self, call: Call, beginning: Awaitable[Stream]) -> Stream:
+        try:
+            stream = await beginning
+        except CallFailed:
+            with self._counting(call.path):
+                raise
+        return _MeteredStream(stream, lambda: self._counting(call.path))
 
     @contextmanager
     def _counting(self, path: str) -> "Iterator[_Counted]":
@@ -67,7 +75,7 @@ class Metered:
         except CallFailed as failure:
             counted.owner, counted.code = failure.owner, failure.code.name
             raise
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             counted.code = "CANCELLED"
             raise
         finally:

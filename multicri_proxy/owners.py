@@ -1,4 +1,4 @@
-"""Which endpoint has this sandbox or container? Learnt from the endpoints themselves, so that nothing can be stale.
+"""Which endpoint has this sandbox or container? Learnt from the endpoints themselves: ids are never used again.
 
 Only needed where there are several endpoints.
 """
@@ -23,7 +23,7 @@ class Owners:
         self._endpoints = endpoints
         self._known: dict[tuple[Whose, str], str] = {}
 
-    def learn(self, whose: Whose, object_id: str, endpoint: str) -> None:
+    def _learn(self, whose: Whose, object_id: str, endpoint: str) -> None:
         if len(self._known) >= _MOST_REMEMBERED:
             self._known.clear()
         self._known[whose, object_id] = endpoint
@@ -37,16 +37,20 @@ class Owners:
             return known
         async with asyncio.TaskGroup() as group:
             tasks = {
-                name: group.create_task(self._has(runtime, whose, object_id, asked_by.metadata, asked_by.timeout_s))
+                group.create_task(self._has(runtime, whose, object_id, asked_by.metadata, asked_by.timeout_s)): name
                 for name, runtime in self._endpoints.items()
             }
-        outcomes = {name: task.result() for name, task in tasks.items()}
-        for name, outcome in outcomes.items():
-            if outcome is True:
-                self.learn(whose, object_id, name)
-                return name
-        for outcome in outcomes.values():
-            if isinstance(outcome, CallFailed):
+            waiting = set(tasks)
+            while waiting:  # an endpoint that hangs must not hold up another one's object
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    if task.result() is True:
+                        for other in waiting:
+                            other.cancel()
+                        self._learn(whose, object_id, tasks[task])
+                        return tasks[task]
+        for task in tasks:
+            if isinstance(outcome := task.result(), CallFailed):
                 raise outcome
         if DEFAULT in self._endpoints:
             return DEFAULT

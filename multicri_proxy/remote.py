@@ -29,7 +29,7 @@ _OPTIONS = (
     *LIMITS,
     ("grpc.default_authority", "localhost"),  # what Go clients send on a unix socket
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 5000),  # the time that a new connection gets: the kubelet's own
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_retries", 0),
@@ -73,9 +73,9 @@ class RemoteRuntime:
             except CallFailed as second:
                 if second.code is grpc.StatusCode.UNIMPLEMENTED:
                     raise failure from second
-                self._bridge.learn(other)
+                self._bridge.knows(other)
                 raise
-        self._bridge.learn(other)
+        self._bridge.knows(other)
         return reply
 
     async def _ask(self, path: str, call: Call) -> Reply:
@@ -111,8 +111,13 @@ class RemoteRuntime:
         if single is not None:
             return await self.stream(replace(call, request=single))
         rpc: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(call.path)
-        metadata = _forwarded(call.metadata)
-        return _RemoteStream(self.name, rpc(aiter(messages), timeout=call.timeout_s, metadata=metadata))
+        started = rpc(
+            aiter(messages),
+            timeout=call.timeout_s,
+            metadata=_forwarded(call.metadata),
+            wait_for_ready=self._is_back(),
+        )
+        return _RemoteStream(self.name, started)
 
     def _is_back(self) -> bool:
         """Whether the runtime listens again while gRPC still pauses before it tries: then a call can wait for that."""

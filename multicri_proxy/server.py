@@ -17,7 +17,7 @@ import grpc.aio
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument
 from multicri_proxy.api.log import Log
 from multicri_proxy.calls import Call, CallFailed, Metadata, Runtime, Stream
-from multicri_proxy.methods import METHODS
+from multicri_proxy.methods import METHODS, Merge, Method
 from multicri_proxy.remote import LIMITS
 
 log = Log("server")
@@ -58,7 +58,8 @@ class Server:
         self._access = access
         self._drain_s = drain_s
         self._server = grpc.aio.server(options=_OPTIONS)
-        self._server.add_generic_rpc_handlers((_Handlers(runtime),))
+        self._endless: set[asyncio.Task[None]] = set()
+        self._server.add_generic_rpc_handlers((_Handlers(runtime, self._endless),))
 
     async def __aenter__(self) -> Self:
         path = str(self._socket_path)
@@ -83,6 +84,8 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         log.info("draining", at_most_s=self._drain_s)
+        for stream in self._endless:  # of events: it would be waited for in vain
+            stream.cancel()
         await self._server.stop(self._drain_s)
         self._socket_path.unlink(missing_ok=True)
 
@@ -109,8 +112,8 @@ def _claim(path: Path) -> None:
 class _Handlers(grpc.GenericRpcHandler):
     """Every method there is: known unary ones, known streams, and whatever else comes."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._known = {path: _known(runtime, path, streaming=row.streaming) for path, row in METHODS.items()}
+    def __init__(self, runtime: Runtime, endless: set[asyncio.Task[None]]) -> None:
+        self._known = {path: _known(runtime, path, row, endless) for path, row in METHODS.items()}
         self._runtime = runtime
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
@@ -118,7 +121,9 @@ class _Handlers(grpc.GenericRpcHandler):
         return self._known.get(path) or _unknown(self._runtime, path)
 
 
-def _known(runtime: Runtime, path: str, *, streaming: bool) -> grpc.RpcMethodHandler[bytes, bytes]:
+def _known(
+    runtime: Runtime, path: str, method: Method, endless: set[asyncio.Task[None]]
+) -> grpc.RpcMethodHandler[bytes, bytes]:
     async def unary(request: bytes, context: _Context) -> bytes:
         try:
             reply = await runtime.call(_call(path, request, context))
@@ -131,12 +136,15 @@ def _known(runtime: Runtime, path: str, *, streaming: bool) -> grpc.RpcMethodHan
         return reply.message
 
     async def stream(request: bytes, context: _Context) -> None:
+        if method.merge is Merge.UNTIL_ANY_ENDS and (task := asyncio.current_task()):
+            endless.add(task)
+            task.add_done_callback(endless.discard)
         try:
             await _forward(await runtime.stream(_call(path, request, context)), context)
         except CallFailed as failure:
             await _fail(context, failure)
 
-    if streaming:
+    if method.streaming:
         return grpc.unary_stream_rpc_method_handler(stream)
     return grpc.unary_unary_rpc_method_handler(unary)
 

@@ -79,6 +79,7 @@ def _local_address(value: str) -> str:
 
 Directory = Annotated[Path, AfterValidator(_absolute)]
 SocketPath = Annotated[Path, BeforeValidator(_bare_path), AfterValidator(_absolute)]
+Handler = Annotated[str, Field(min_length=1), _matching("[a-z0-9]([-a-z0-9.]*[a-z0-9])?", "RuntimeClass handler")]
 SocketMode = Annotated[str, _matching("0?[0-7]{3}", "octal mode; write 0660")]
 SocketOwner = Annotated[str, _matching("[^:]+:[^:]+", "user:group; write root:root")]
 LocalAddress = Annotated[str, AfterValidator(_local_address)]
@@ -142,7 +143,7 @@ class Settings(BaseModel):
         description="unix socket for 'multicri-proxy dump'; empty: beside socket_path, as /run/multicri-admin.sock",
     )
     adapter_name: str = Field(default="slurm", description="what runs multicri pods")
-    handler: str = Field(default="multicri", description="the RuntimeClass handler that makes a pod a multicri pod")
+    handler: Handler = Field(default="multicri", description="the RuntimeClass handler that makes a pod a multicri pod")
     root_dir: Directory = Field(default=Path("/var/lib/multicri-proxy"), description="directory of the proxy's key")
     resources_cache_path: Directory = Field(
         default=Path("/var/lib/multicri-proxy/resources"),
@@ -210,8 +211,9 @@ def load(*, flags: Mapping[str, str], environment: Mapping[str, str], file: Path
             else:
                 given[name] = _Given(value, f"in {file}")
     for variable, text in environment.items():
-        if variable.startswith(ENVIRONMENT_PREFIX):
-            given[variable.removeprefix(ENVIRONMENT_PREFIX).lower()] = _Given(text, f"from {variable}")
+        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if variable.startswith(ENVIRONMENT_PREFIX) and difflib.get_close_matches(name, FLAGS):
+            given[name] = _Given(text, f"from {variable}")  # others with the prefix may be somebody else's
         elif match := _ADAPTER_ENVIRONMENT.fullmatch(variable):
             sections.setdefault(match[1].lower(), {})[match[2].lower()] = text
     for name, text in flags.items():

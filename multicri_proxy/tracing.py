@@ -3,7 +3,7 @@
 Imported only if an admin asked for tracing; otherwise a caller's ``traceparent`` passes as all metadata does.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -48,11 +48,11 @@ class Traced:
 
     async def stream(self, call: Call) -> Stream:
         span, call = self._begun(call)
-        return _TracedStream(await self._runtime.stream(call), span)
+        return await _traced(self._runtime.stream(call), span)
 
     async def relay(self, call: Call, requests: AsyncIterator[bytes]) -> Stream:
         span, call = self._begun(call)
-        return _TracedStream(await self._runtime.relay(call, requests), span)
+        return await _traced(self._runtime.relay(call, requests), span)
 
     def _begun(self, call: Call) -> tuple[Span, Call]:
         """A span of the caller's trace, and the call as its child would have it."""
@@ -68,6 +68,14 @@ class Traced:
         _CONTEXT.inject(ours, trace.set_span_in_context(span))
         kept = tuple(item for item in call.metadata if item[0] not in ours)
         return span, replace(call, metadata=(*kept, *ours.items()))
+
+
+async def _traced(beginning: Awaitable[Stream], span: Span) -> Stream:
+    try:
+        return _TracedStream(await beginning, span)
+    except BaseException:
+        with _ending(span):
+            raise
 
 
 @contextmanager

@@ -26,6 +26,12 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(file: Path) -> 
     assert settings.root_dir == Path("/f")
 
 
+def test_a_variable_that_is_nearly_a_setting_is_refused_and_one_that_is_none_is_somebody_elses() -> None:
+    with pytest.raises(InvalidArgument, match="did you mean socket_path"):
+        loaded(None, {"MULTICRI_SOCKET_PAHT": "/x.sock"})
+    assert loaded(None, {"MULTICRI_TESTBED": "/var/tmp/bed"}) == Settings()
+
+
 def test_an_adapters_section_comes_from_the_file_and_from_its_own_variables(file: Path) -> None:
     file.write_text("slurm:\n  mount_path: a\n  known_hosts: /k\n")
     settings = loaded(file, {"CRI_SLURM_MOUNT_PATH": "b", "CRI_SLURM_BUILD_IN_CLUSTER": "true"})
@@ -66,6 +72,8 @@ def test_a_socket_path_may_have_the_kubelets_scheme() -> None:
         ({"socket_path": "m.sock"}, "'m.sock' is no absolute path"),
         ({"metrics_address": "0.0.0.0:9464"}, "metrics_address .* is neither a loopback address"),
         ({"metrics_address": "127.0.0.1"}, "metrics_address .* is neither a loopback address"),
+        ({"handler": ""}, "handler .* at least 1 character"),
+        ({"handler": "Multi CRI"}, "handler .* no RuntimeClass handler"),
         ({"socket_mode": "rw"}, "socket_mode .* no octal mode"),
         ({"socket_owner": "root"}, "socket_owner .* no user:group"),
         ({"log_level": "loud"}, "log_level .*'debug', 'info', 'warning' or 'error'"),

@@ -38,7 +38,7 @@ async def test_an_outcome_is_handed_to_whoever_awaits_it() -> None:
             await tasks.outcome("fail", fails)
 
 
-async def test_a_step_is_finished_although_its_caller_is_cancelled() -> None:
+async def test_a_step_is_finished_although_its_caller_is_cancelled_and_the_caller_waits_for_it() -> None:
     go_on, done = asyncio.Event(), asyncio.Event()
 
     async def step() -> None:
@@ -49,7 +49,9 @@ async def test_a_step_is_finished_although_its_caller_is_cancelled() -> None:
         caller = asyncio.ensure_future(tasks.finish("step", step))
         await asyncio.sleep(0)
         caller.cancel()
+        await asyncio.sleep(0)
+        assert not caller.done()
+        go_on.set()
         with pytest.raises(asyncio.CancelledError):
             await caller
-        go_on.set()
-    assert done.is_set()
+        assert done.is_set()

@@ -25,6 +25,7 @@ from multicri_slurm import sshlib
 from multicri_slurm.accounts import Login
 from multicri_slurm.board import Board
 from multicri_slurm.cluster import Cluster, Signal
+from multicri_slurm.keys import Keys
 from multicri_slurm.output import read_output
 from multicri_slurm.plan import plan
 from multicri_slurm.records import Record, Records, Stage, job_name_of
@@ -51,6 +52,7 @@ class SlurmAdapter:
         self._records = Records(context.store, context.secrets)
         self._tasks = Tasks()
         self._connections = Connections(self._settings)
+        self._keys = Keys()
         self._clusters: dict[str, Cluster] = {}
         self._stager = Stager(self._settings, context.image_builders, self._tasks)
         self._board = Board()
@@ -90,8 +92,10 @@ class SlurmAdapter:
                 self._tasks.start(f"look up {record.container_id}", partial(self._resolve_later, record.container_id))
 
     async def create_container(self, spec: ContainerSpec) -> None:
-        await sshlib.load()
         the_plan = plan(spec, self._settings)
+        if the_plan.login.private_key is not None:
+            await self._keys.check(the_plan.login.private_key)
+        await sshlib.load()
         if (known := self._records.get(spec.id)) is not None and known.stage is not Stage.STAGING:
             return
         cluster = self._cluster(the_plan.login)
@@ -289,7 +293,7 @@ class SlurmAdapter:
         key = record.container_id
 
         async def clean() -> None:
-            now = self._records.get(key)
+            now = self._records.get(key) or (record if record.stage is Stage.STAGING else None)
             if now is not None:
                 if now.stage is Stage.SUBMITTED and now.job_id is not None:
                     self._watching.track(now, now.job_id, self._cluster_of(now))

@@ -4,7 +4,6 @@ Answers are read by answers.py; here is only who is asked what, with which limit
 """
 
 import asyncio
-import contextlib
 import posixpath
 import re
 import shlex
@@ -135,8 +134,11 @@ class Cluster:
             for name, (content, mode) in files.items():
                 path = f"{directory}/{name}"
                 attributes = asyncssh.SFTPAttrs(permissions=mode)
-                async with sftp.open(path, "wb", attributes) as file:
-                    await file.write(content)
+                try:
+                    async with sftp.open(path, "wb", attributes) as file:
+                        await file.write(content)
+                except asyncssh.SFTPError as error:  # a full quota says no more than "Failure"
+                    raise Unavailable(f"{self.login.account}: {path} cannot be written: {error.reason}") from error
 
     async def read_piece(self, path: str, offset: int, size: int) -> bytes | None:
         """A piece of a file; empty at its end; None if there is no such file."""
@@ -153,8 +155,12 @@ class Cluster:
     async def refresh(self, directory: str) -> None:
         """Have a network file system look again for files that were not there: opening the directory does it."""
         async with self._connection.files() as sftp:
-            with contextlib.suppress(asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
+            try:
                 await sftp.listdir(directory)
+            except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
+                return
+            except asyncssh.SFTPError as error:
+                raise Unavailable(f"{self.login.account}: {directory}: {error.reason}") from error
 
     async def size_of(self, path: str) -> int | None:
         """The length of a file; None if there is no such file."""

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import Enum
 
 from multicri_proxy.api.adapter import Phase, Report, Secrets, Store
+from multicri_proxy.api.errors import FailedPrecondition
 from multicri_proxy.api.ids import ContainerId, JobId
 from multicri_slurm.accounts import Account, Login
 
@@ -56,8 +57,11 @@ class Records:
         self._records: dict[ContainerId, Record] = {}
 
     async def load(self) -> None:
-        for _, value in await self._store.items():
-            record = _from_row(value)
+        for key, value in await self._store.items():
+            try:
+                record = _from_row(value)
+            except (KeyError, TypeError, ValueError) as error:
+                raise FailedPrecondition(f"the record of container {key} is of another version: {error}") from error
             self._records[record.container_id] = record
 
     def get(self, container_id: ContainerId) -> Record | None:

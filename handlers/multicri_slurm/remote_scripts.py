@@ -128,8 +128,9 @@ main() { # mode directory job-name seconds
       *) found "$job";;
     esac
   else
+    code=$? # a signal, or no word: killed here, after slurmctld may have taken the job
     say_lines stderr < sbatch.err
-    say error=refused
+    if [ "$code" -gt 128 ] || [ ! -s sbatch.err ]; then say error=silent; else say error=refused; fi
   fi
 }
 main "$@"

@@ -125,16 +125,22 @@ class Watcher:
         queue, cluster = await self._queue(list(by_login.values()))
         absent = [entry.job_id for entry in watched.values() if entry.job_id not in queue]
         history = await cluster.history(absent) if absent else None
+        failures: list[Exception] = []
         for container_id, entry in watched.items():
             line = queue.get(entry.job_id) or (history.jobs.get(entry.job_id) if history else None)
-            if self._watched.get(container_id) is not entry:
-                continue
-            if line is not None:
-                await self._tell(container_id, entry, line)
-            elif history is not None and entry.job_id in history.unknown:
-                entry.times_unknown += 1
-                lost = entry.times_unknown >= TIMES_UNKNOWN
-                await self._listener.job_over(container_id, None, only_if_told=not lost)
+            try:
+                if self._watched.get(container_id) is not entry:
+                    continue
+                if line is not None:
+                    await self._tell(container_id, entry, line)
+                elif history is not None and entry.job_id in history.unknown:
+                    entry.times_unknown += 1
+                    lost = entry.times_unknown >= TIMES_UNKNOWN
+                    await self._listener.job_over(container_id, None, only_if_told=not lost)
+            except Exception as error:  # one job's files that cannot be read are no reason to leave the others RUNNING
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
     async def _queue(self, clusters: list[Cluster]) -> tuple[dict[JobId, JobLine], Cluster]:
         refused: PermissionDenied | None = None

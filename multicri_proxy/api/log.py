@@ -9,16 +9,19 @@ anything but plain characters are quoted, and long ones are cut, so that no pod 
 
 import json
 import logging
+import os
 import queue
 import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from logging.handlers import QueueHandler, QueueListener
+from threading import Thread
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=-]+")
 _LONGEST_VALUE = 512
+_LAST_WORDS_S = 2.0
 _MOST_WAITING = 10_000
 """Lines that may wait for a slow reader."""
 
@@ -57,7 +60,7 @@ def writing_to_stderr(level: str) -> Iterator[None]:
 
     level: ``debug``, ``info``, ``warning`` or ``error``; `set_level` changes it.
     """
-    stderr = logging.StreamHandler(sys.stderr)
+    stderr = _Stderr()
     stderr.setFormatter(_Line())
     listener = QueueListener(queue.Queue(_MOST_WAITING), stderr)
     root = logging.getLogger()
@@ -68,13 +71,26 @@ def writing_to_stderr(level: str) -> Iterator[None]:
     try:
         yield
     finally:
-        listener.stop()
-        root.handlers[:] = [stderr]
+        # whoever is stuck in reading must not keep us from ending
+        last_words = Thread(target=listener.stop, name="last log lines", daemon=True)
+        last_words.start()
+        last_words.join(_LAST_WORDS_S)
 
 
 def set_level(level: str) -> None:
     """Which lines of ours are written from now on."""
     logging.getLogger("multicri").setLevel(level.upper())
+
+
+class _Stderr(logging.Handler):
+    """Writes to the descriptor, without a lock that `logging.shutdown` would wait for: one thread alone comes here."""
+
+    def createLock(self) -> None:  # noqa: N802  (the base class names it so)
+        self.lock = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):
+            os.write(sys.stderr.fileno(), f"{self.format(record)}\n".encode(errors="backslashreplace"))
 
 
 class _Dropping(QueueHandler):

@@ -51,14 +51,20 @@ class Tasks:
         """Do this in the background, for whoever awaits its result. Awaiting it under `asyncio.shield` leaves it be."""
         done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
         done.add_done_callback(_seen)
-        self._run(name, _into(done, name, work))
+        task = self._run(name, _into(done, name, work))
+        task.add_done_callback(lambda ended: done.cancel() if ended.cancelled() else None)  # also before its first step
         return done
 
     async def finish(self, name: str, work: _Work[_T]) -> _T:
-        """Do this to its end, even if the caller is cancelled meanwhile, and return its result."""
+        """Do this to its end, and return its result. A caller that is cancelled keeps its locks until then."""
         done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        done.add_done_callback(_seen)
         self._group.create_task(_into(done, name, work), name=name)
-        return await done
+        try:
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            await asyncio.wait({done})
+            raise
 
     def _run(self, name: str, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         task = self._group.create_task(work, name=name)

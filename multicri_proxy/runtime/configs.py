@@ -1,6 +1,7 @@
 """What RunPodSandbox and CreateContainer ask for: checked, and turned into records and an adapter's words."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from multicri_proxy.api.adapter import ContainerSpec, Mount, Pod
@@ -9,6 +10,8 @@ from multicri_proxy.api.ids import ContainerId, PodSandboxId
 from multicri_proxy.api.image import Image
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.runtime.records import Container, Sandbox
+
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 def sandbox_record(
@@ -27,13 +30,18 @@ def sandbox_record(
         uid=metadata.uid,
         attempt=metadata.attempt,
         labels=dict(config.labels),
-        annotations=dict(config.annotations),
+        annotations=_kept(config.annotations),
         runtime_handler=runtime_handler,
         log_directory=config.log_directory,
         namespace_options=config.linux.security_context.namespace_options.SerializeToString(),
         ip=ip,
         created_at_ns=now_ns,
     )
+
+
+def _kept(annotations: Mapping[str, str]) -> dict[str, str]:
+    """All but kubectl's copy of the pod, where credentials may stand that a ledger must not hold in the clear."""
+    return {key: value for key, value in annotations.items() if key != _LAST_APPLIED}
 
 
 def check_container(config: cri.ContainerConfig) -> None:
@@ -69,7 +77,7 @@ def container_record(
         name=config.metadata.name,
         attempt=config.metadata.attempt,
         labels=dict(config.labels),
-        annotations=dict(config.annotations),
+        annotations=_kept(config.annotations),
         image_name=config.image.user_specified_image or config.image.image,
         image_id=image.id,
         mounts=tuple(mount.SerializeToString() for mount in config.mounts),

@@ -91,6 +91,8 @@ class Lifecycle:
             except (Unavailable, ResourceExhausted):
                 raise  # it stays CREATED, which the kubelet starts anew whatever the pod's restart policy is
             except MulticriError as error:
+                # An earlier start whose answer was lost may have come through: only removal is sure to end that.
+                await self._adapter.remove_container(record.id)
                 await self._end(entry, START_ERROR_EXIT_CODE, "StartError", str(error))
                 raise
             await self._has_started(entry)
@@ -106,7 +108,11 @@ class Lifecycle:
                 await self._adapter.remove_container(entry.record.id)
                 await self._end(entry, START_ERROR_EXIT_CODE, "NeverStarted", "stopped before it was started")
             else:
-                report = await self._adapter.stop_container(entry.record.id, grace_period_s)
+                try:
+                    report = await self._adapter.stop_container(entry.record.id, grace_period_s)
+                except NotFound:  # killed between a removal by the adapter and its record
+                    await self._end(entry, KILLED_EXIT_CODE, "Removed", "its removal was cut off")
+                    return
                 await self._has_exited(entry, report)
 
     async def remove(self, entry: ContainerEntry) -> None:

@@ -160,7 +160,7 @@ def main() -> int:
     try:
         with test_bed() as bed, tempfile.TemporaryDirectory(prefix="multicri-demo-") as directory:
             good = asyncio.run(show(bed, Path(directory), progress))
-    except TestbedError as error:
+    except (TestbedError, TimeoutError, RuntimeError) as error:
         print(f"\nFAILED: {error}", file=sys.stderr)
         return 1
     print(f"\n{'Both pods ran as they should.' if good else 'FAILED: see above.'}")
