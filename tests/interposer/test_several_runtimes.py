@@ -1,5 +1,6 @@
 """Several endpoints and an adapter behind one socket."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -158,3 +159,25 @@ async def test_the_pod_network_is_told_to_everyone_and_the_default_runtime_answe
     request = cri.UpdateRuntimeConfigRequest(runtime_config=cri.RuntimeConfig(network_config=network))
     await two.proxy.call(Call(path=RUNTIME + "UpdateRuntimeConfig", request=request.SerializeToString()))
     assert told == [request.SerializeToString()] * 2
+
+
+async def test_an_endpoint_that_hangs_holds_up_no_call_for_another_ones_container(two: Two) -> None:
+    async def hang(requests: AsyncIterator[bytes], context: scripted.Context) -> None:
+        await asyncio.Event().wait()
+
+    two.default.answers(RUNTIME + "ListContainers", listing("theirs"))
+    two.kata.behaviours[RUNTIME + "ListContainers"] = hang
+    two.default.answers(RUNTIME + "StartContainer", b"")
+    request = cri.StartContainerRequest(container_id="theirs").SerializeToString()
+    call = Call(path=RUNTIME + "StartContainer", request=request, timeout_s=60)
+    assert (await asyncio.wait_for(two.proxy.call(call), 10)).owner == "default"
+
+
+async def test_a_request_that_cannot_be_decoded_gets_the_runtimes_own_words(two: Two) -> None:
+    async def refuse(requests: AsyncIterator[bytes], context: scripted.Context) -> None:
+        await context.abort(grpc.StatusCode.INTERNAL, "grpc: error unmarshalling request")
+
+    for runtime in (two.default, two.kata):
+        runtime.behaviours[RUNTIME + "ListContainers"] = refuse
+    with pytest.raises(CallFailed, match="error unmarshalling request"):
+        await two.proxy.call(Call(path=RUNTIME + "ListContainers", request=b"\xff\xff"))

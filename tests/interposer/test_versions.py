@@ -63,3 +63,13 @@ async def test_each_version_is_passed_on_as_it_is_to_a_runtime_that_has_both(rig
         rig.backend.answers(prefix + "Version", answer)
     for prefix, answer in ((V1, b"\x0a\x011"), (V1ALPHA2, b"\x0a\x012")):
         assert await rig.proxied.unary_unary(prefix + "Version")(b"", timeout=10) == answer
+
+
+async def test_a_runtime_that_was_replaced_between_two_calls_is_learnt_anew(rig: Rig) -> None:
+    lacks(rig, V1ALPHA2)
+    rig.backend.answers(V1 + "Version", b"\x0a\x01n")
+    assert await rig.proxied.unary_unary(V1ALPHA2 + "Version")(b"", timeout=10) == b"\x0a\x01n"
+    lacks(rig, V1)
+    rig.backend.answers(V1ALPHA2 + "Version", b"\x0a\x01o")
+    for kubelet in (V1, V1ALPHA2):
+        assert await rig.proxied.unary_unary(kubelet + "Version")(b"", timeout=10) == b"\x0a\x01o"

@@ -97,3 +97,27 @@ async def test_silence_of_squeue_scontrol_or_sacct_changes_nothing() -> None:
 async def test_a_state_that_is_in_no_table_changes_nothing() -> None:
     lines = [f"squeue=7|{state}|cn1|lab|n|None\ndone=queue" for state in ("MEDITATING", "RUNNING")]
     assert await first_news(CannedConnection(lines)) == [("seen", "c", Phase.RUNNING)]
+
+
+class EarsThatFail(Ears):
+    """Cannot act on the first container's end."""
+
+    async def job_over(self, container_id: ContainerId, line: JobLine | None, *, only_if_told: bool = False) -> None:
+        if container_id == "c":
+            raise Unavailable("its files cannot be read")
+        await super().job_over(container_id, line, only_if_told=only_if_told)
+
+
+async def test_a_job_whose_end_cannot_be_read_keeps_no_other_jobs_end_from_being_told() -> None:
+    ears = EarsThatFail()
+    watcher = Watcher(ACCOUNT, ears, poll_interval_s=0.1)
+    queue = "squeue=7|COMPLETED|cn1|lab|n|None\nsqueue=8|COMPLETED|cn1|lab|n|None\ndone=queue"
+    cluster = Cluster(Login(account=ACCOUNT, password="x"), CannedConnection([queue]), read_settings({}))  # type: ignore[arg-type]
+    watcher.track(ContainerId("c"), JobId(7), cluster)
+    watcher.track(ContainerId("d"), JobId(8), cluster)
+    running = asyncio.ensure_future(watcher.run())
+    async with asyncio.timeout(20):
+        assert await ears.heard.get() == ("over", "d", "COMPLETED", False)
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
