@@ -62,7 +62,7 @@ def writing_to_stderr(level: str) -> Iterator[None]:
     """
     stderr = _Stderr()
     stderr.setFormatter(_Line())
-    listener = QueueListener(queue.Queue(_MOST_WAITING), stderr)
+    listener = _Listener(queue.Queue(_MOST_WAITING), stderr)
     root = logging.getLogger()
     root.handlers[:] = [_Dropping(listener.queue)]
     root.setLevel(logging.WARNING)
@@ -91,6 +91,14 @@ class _Stderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(OSError):
             os.write(sys.stderr.fileno(), f"{self.format(record)}\n".encode(errors="backslashreplace"))
+
+
+class _Listener(QueueListener):
+    """One that may be told to stop while nothing can be put into its queue: then it ends with the process."""
+
+    def enqueue_sentinel(self) -> None:
+        with suppress(queue.Full):
+            super().enqueue_sentinel()
 
 
 class _Dropping(QueueHandler):
