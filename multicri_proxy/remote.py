@@ -22,6 +22,8 @@ LIMITS = (
     ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
     ("grpc.max_metadata_size", MESSAGE_LIMIT_BYTES),
     ("grpc.absolute_max_metadata_size", MESSAGE_LIMIT_BYTES),
+    # windows that do not grow: on a unix socket a larger one only holds more back from a slow reader
+    ("grpc.http2.bdp_probe", 0),
 )
 """For both sides of the proxy. gRPC's own limit for metadata, 8 KiB, would cut what Go runtimes send in a status."""
 
