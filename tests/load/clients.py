@@ -42,6 +42,12 @@ class Client:
         found.in_flight -= 1
         return found
 
+    async def until_idle(self, timeout_s: float = 30) -> None:
+        """Until the runtime sees no call any more: the end of one that was cancelled takes its time to get there."""
+        async with asyncio.timeout(timeout_s):
+            while (await self.counters()).in_flight:
+                await asyncio.sleep(0.05)
+
 
 @asynccontextmanager
 async def connected(socket_path: Path) -> AsyncIterator[Client]:

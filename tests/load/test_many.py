@@ -40,7 +40,7 @@ async def test_a_thousand_calls_are_under_way_at_once(proxy: Proxy, direct: Clie
         assert len(answers) == MANY
         assert all(answers)
         after = vitals_of(proxy)
-    assert (await direct.counters()).in_flight == 0
+    await direct.until_idle()
     assert after.descriptors == before.descriptors
 
 
@@ -85,9 +85,6 @@ async def stalled(direct: Client) -> int:
 async def test_clients_that_are_killed_leave_nothing_behind(proxy: Proxy, direct: Client, flood_bytes: int) -> None:
     """Neither in the runtime, whose calls are cancelled, nor in the proxy."""
 
-    async def nothing_in_flight() -> bool:
-        return (await direct.counters()).in_flight == 0
-
     async def all_in_flight() -> bool:
         return (await direct.counters()).in_flight == VANISHING_CALLS
 
@@ -96,7 +93,7 @@ async def test_clients_that_are_killed_leave_nothing_behind(proxy: Proxy, direct
         with running_client(proxy.socket_path, flood_bytes) as client:
             await until(all_in_flight)
             client.kill()
-        await until(nothing_in_flight)
+        await direct.until_idle()
         samples.append(vitals_of(proxy))
     warm, last = samples[3], samples[-1]
     assert last.descriptors == warm.descriptors
