@@ -25,6 +25,19 @@ class Pod:
     attempt: int
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
+    runtime_handler: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What the kubelet made of a container's requests and limits. None: not set.
+
+    cpu_millicores: the limit. cpu_request_millicores: the request. memory_bytes: the limit.
+    """
+
+    cpu_millicores: int | None = None
+    cpu_request_millicores: int | None = None
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +57,7 @@ class ContainerSpec:
     args: replaces the image's default arguments, if not empty.
     env: in the pod's order; a later one of the same name wins.
     working_dir: empty for the image's own.
+    stdin, tty: whether somebody may attach to its input, and whether it wants a terminal.
     """
 
     id: ContainerId
@@ -56,6 +70,9 @@ class ContainerSpec:
     env: tuple[tuple[str, bytes], ...]
     working_dir: str
     mounts: tuple[Mount, ...]
+    resources: Resources = Resources()
+    stdin: bool = False
+    tty: bool = False
 
 
 class Phase(Enum):

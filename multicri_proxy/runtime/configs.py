@@ -4,13 +4,14 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-from multicri_proxy.api.adapter import ContainerSpec, Mount, Pod
+from multicri_proxy.api.adapter import ContainerSpec, Mount, Pod, Resources
 from multicri_proxy.api.errors import InvalidArgument
 from multicri_proxy.api.ids import ContainerId, PodSandboxId
 from multicri_proxy.api.image import Image
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.runtime.records import Container, Sandbox
 
+_LEAST_CPU_SHARES, _SHARES_PER_CPU = 2, 1024
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
@@ -100,6 +101,7 @@ def container_spec(
             attempt=sandbox.attempt,
             labels=sandbox.labels,
             annotations=sandbox.annotations,
+            runtime_handler=sandbox.runtime_handler,
         ),
         name=config.metadata.name,
         attempt=config.metadata.attempt,
@@ -112,6 +114,24 @@ def container_spec(
             Mount(container_path=mount.container_path, host_path=mount.host_path, readonly=mount.readonly)
             for mount in config.mounts
         ),
+        resources=resources_of(config.linux.resources),
+        stdin=config.stdin,
+        tty=config.tty,
+    )
+
+
+def resources_of(linux: cri.LinuxContainerResources) -> Resources:
+    """cpu_shares are 1024 for a CPU; the kubelet says 2 where a pod asks for none.
+
+    Source: pkg/kubelet/cm/helpers_linux.go, MilliCPUToShares and MilliCPUToQuota.
+    """
+    limited = linux.cpu_quota > 0 and linux.cpu_period > 0
+    return Resources(
+        cpu_millicores=-(-linux.cpu_quota * 1000 // linux.cpu_period) if limited else None,
+        cpu_request_millicores=-(-linux.cpu_shares * 1000 // _SHARES_PER_CPU)
+        if linux.cpu_shares > _LEAST_CPU_SHARES
+        else None,
+        memory_bytes=linux.memory_limit_in_bytes if linux.memory_limit_in_bytes > 0 else None,
     )
 
 
