@@ -7,7 +7,7 @@ import pwd
 import signal
 import socket
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from importlib import import_module
@@ -103,7 +103,8 @@ async def running(settings: Settings) -> AsyncIterator[None]:
         context = AdapterContext(
             settings=settings.adapters.get(settings.adapter_name, {}),
             store=ledger.space(f"adapter/{settings.adapter_name}"),
-            secrets=SealedSecrets.from_file(settings.root_dir / "secret.key"),
+            secrets=SealedSecrets.from_file(key_file(settings, os.environ)),
+            handlers=settings.handler,
             image_builders=[point.load() for point in entry_points(group="multicri_proxy.image_builders")],
         )
         service = await stack.enter_async_context(
@@ -111,15 +112,15 @@ async def running(settings: Settings) -> AsyncIterator[None]:
                 adapter=_plug_in("adapters", settings.adapter_name)(context),
                 images=images,
                 ledger=ledger,
-                handler=settings.handler,
+                handlers=settings.handler,
                 pod_ip=settings.pod_ip or _node_ip(),
                 directory=settings.resources_cache_path,
             )
         )
         interposer = Interposer(
-            router=Router(handler=settings.handler, endpoints=frozenset(endpoints), ours=service),
+            router=Router(handlers=settings.handler, endpoints=frozenset(endpoints), ours=service),
             endpoints=endpoints,
-            adapter=LocalRuntime(settings.handler, service),
+            adapter=LocalRuntime(settings.handler[0], service),
         )
         runtime = await _observed(settings, interposer, service, stack)
         server = Server(runtime, settings.socket_path, access=_access(settings), drain_s=settings.drain_s)
@@ -160,6 +161,14 @@ async def _observed(settings: Settings, runtime: Runtime, service: AdapterRuntim
         stack.enter_context(metrics.serving(settings.metrics_address, registry))
         runtime = metrics.Metered(runtime, registry)
     return runtime
+
+
+def key_file(settings: Settings, environment: Mapping[str, str]) -> Path:
+    """Where the key is, or is to be made. Source: systemd.exec(5), LoadCredential=."""
+    if settings.secret_key_file:
+        return Path(settings.secret_key_file)
+    given = Path(environment.get("CREDENTIALS_DIRECTORY", settings.root_dir)) / "secret.key"
+    return given if given.exists() else settings.root_dir / "secret.key"
 
 
 def _beside(socket_path: Path) -> Path:

@@ -57,6 +57,8 @@ def _add_flag(parser: argparse.ArgumentParser, name: str) -> None:
     default = field.default
     if isinstance(default, dict):
         default = ",".join(f"{key}:{value}" for key, value in default.items())
+    if isinstance(default, tuple):
+        default = ",".join(default)
     shown = f" (default: {str(default).lower() if isinstance(default, bool) else default})" if default != "" else ""
     flag = f"--{name.replace('_', '-')}"
     help_text = f"{field.description}{shown}"

@@ -25,7 +25,7 @@ class Interposer:
         self._owners = Owners(endpoints)
         first = [endpoints[DEFAULT]] if DEFAULT in endpoints else []
         self._everyone = [*first, *(runtime for name, runtime in endpoints.items() if name != DEFAULT), adapter]
-        handlers = [router.handler, *sorted(router.endpoints - {DEFAULT})] if first else []
+        handlers = [*router.handlers, *sorted(router.endpoints - {DEFAULT})] if first else []
         self._more_handlers = cri.StatusResponse(
             runtime_handlers=[cri.RuntimeHandler(name=name) for name in handlers]
         ).SerializeToString()

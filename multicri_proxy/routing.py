@@ -52,11 +52,11 @@ DEFAULT = "default"
 class Router:
     """Routes calls between an adapter and any number of endpoints.
 
-    handler: the RuntimeClass handler that stands for the adapter. endpoints: names, ``default`` among them
+    handlers: the RuntimeClass handlers that stand for the adapter. endpoints: names, ``default`` among them
     or not: without it the adapter takes all that no other endpoint is named for.
     """
 
-    handler: str
+    handlers: tuple[str, ...]
     endpoints: frozenset[str]
     ours: Ours
 
@@ -84,7 +84,7 @@ class Router:
         return ToEndpoint(DEFAULT) if DEFAULT in self.endpoints else ToAdapter()
 
     def _by_handler(self, handler: str) -> Destination | None:
-        if handler == self.handler:
+        if handler in self.handlers:
             return ToAdapter()
         if handler in self.endpoints:
             return ToEndpoint(handler)

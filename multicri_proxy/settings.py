@@ -43,6 +43,17 @@ def _endpoints(value: object) -> object:
     return value
 
 
+def _words(value: object) -> object:
+    """``a,b`` as a list; a list as it is."""
+    return [word.strip() for word in value.split(",")] if isinstance(value, str) else value
+
+
+def _unrepeated(value: tuple[str, ...]) -> tuple[str, ...]:
+    if repeated := [name for name in value if value.count(name) > 1]:
+        raise ValueError(f"{repeated[0]!r} is named twice")
+    return value
+
+
 def _bare_path(value: object) -> object:
     """``unix:///run/a.sock`` and ``unix:/run/a.sock`` as ``/run/a.sock``."""
     return re.sub(r"^unix:(//)?(?=/)", "", value) if isinstance(value, str) else value
@@ -52,6 +63,10 @@ def _absolute(value: Path) -> Path:
     if not value.is_absolute():
         raise ValueError(f"{str(value)!r} is no absolute path")
     return value
+
+
+def _absolute_or_empty(value: str) -> str:
+    return str(_absolute(Path(value))) if value else value
 
 
 def _matching(pattern: str, wanted: str) -> AfterValidator:
@@ -80,6 +95,8 @@ def _local_address(value: str) -> str:
 Directory = Annotated[Path, AfterValidator(_absolute)]
 SocketPath = Annotated[Path, BeforeValidator(_bare_path), AfterValidator(_absolute)]
 Handler = Annotated[str, Field(min_length=1), _matching("[a-z0-9]([-a-z0-9.]*[a-z0-9])?", "RuntimeClass handler")]
+Handlers = Annotated[tuple[Handler, ...], BeforeValidator(_words), Field(min_length=1), AfterValidator(_unrepeated)]
+KeyFile = Annotated[str, AfterValidator(_absolute_or_empty)]
 SocketMode = Annotated[str, _matching("0?[0-7]{3}", "octal mode; write 0660")]
 SocketOwner = Annotated[str, _matching("[^:]+:[^:]+", "user:group; write root:root")]
 LocalAddress = Annotated[str, AfterValidator(_local_address)]
@@ -143,8 +160,17 @@ class Settings(BaseModel):
         description="unix socket for 'multicri-proxy dump'; empty: beside socket_path, as /run/multicri-admin.sock",
     )
     adapter_name: str = Field(default="slurm", description="what runs multicri pods")
-    handler: Handler = Field(default="multicri", description="the RuntimeClass handler that makes a pod a multicri pod")
+    handler: Handlers = Field(
+        default=("multicri",),
+        description="RuntimeClass handlers that make a pod a multicri pod, separated by commas; an adapter may tell "
+        "clusters apart by them",
+    )
     root_dir: Directory = Field(default=Path("/var/lib/multicri-proxy"), description="directory of the proxy's key")
+    secret_key_file: KeyFile = Field(
+        default="",
+        description="the key that credentials are encrypted with, made if it is not there; empty: secret.key among the "
+        "credentials that systemd gives the unit, else root_dir/secret.key",
+    )
     resources_cache_path: Directory = Field(
         default=Path("/var/lib/multicri-proxy/resources"),
         description="directory of the records of sandboxes, containers and images",
@@ -180,8 +206,8 @@ class Settings(BaseModel):
                 raise ValueError(f"remote_runtime_endpoints: {name}: {path!r} is no absolute path of a socket")
             if path == str(self.socket_path):
                 raise ValueError(f"remote_runtime_endpoints: {name} is our own socket_path: calls would go in circles")
-        if self.handler in self.remote_runtime_endpoints:
-            raise ValueError(f"handler: {self.handler!r} is the name of an endpoint too; rename one")
+        if both := [name for name in self.handler if name in self.remote_runtime_endpoints]:
+            raise ValueError(f"handler: {both[0]!r} is the name of an endpoint too; rename one")
         return self
 
 

@@ -28,7 +28,7 @@ class Known:
 
 
 def route(path: str, request: Message | bytes, *endpoints: str) -> Destination:
-    router = Router(handler="multicri", endpoints=frozenset(endpoints or ("default",)), ours=Known())
+    router = Router(handlers=("multicri", "multicri-gpu"), endpoints=frozenset(endpoints or ("default",)), ours=Known())
     return router.destination(METHODS[path], request if isinstance(request, bytes) else request.SerializeToString())
 
 
@@ -48,6 +48,7 @@ def containers(**filters: str) -> cri.ListContainersRequest:
     ("path", "request_message", "endpoints", "expected"),
     [
         (RUNTIME + "RunPodSandbox", run("multicri"), ("default",), ToAdapter()),
+        (RUNTIME + "RunPodSandbox", run("multicri-gpu"), ("default",), ToAdapter()),
         (RUNTIME + "RunPodSandbox", run(""), ("default", "kata"), ToEndpoint("default")),
         (RUNTIME + "RunPodSandbox", run("kata"), ("default", "kata"), ToEndpoint("kata")),
         (RUNTIME + "RunPodSandbox", run("gvisor"), ("default", "kata"), ToEndpoint("default")),

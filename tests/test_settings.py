@@ -22,7 +22,7 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(file: Path) -> 
     environment = {"MULTICRI_SOCKET_PATH": "/e.sock", "MULTICRI_HANDLER": "from-environment"}
     settings = loaded(file, environment, socket_path="/flag.sock")
     assert settings.socket_path == Path("/flag.sock")
-    assert settings.handler == "from-environment"
+    assert settings.handler == ("from-environment",)
     assert settings.root_dir == Path("/f")
 
 
@@ -51,6 +51,11 @@ def test_endpoints_are_names_and_paths_with_or_without_a_scheme(text: str, expec
     assert loaded(remote_runtime_endpoints=text).remote_runtime_endpoints == expected
 
 
+def test_several_handlers_are_a_list_in_the_file_and_words_parted_by_commas_elsewhere(file: Path) -> None:
+    file.write_text("handler: [multicri, multicri-gpu]\n")
+    assert loaded(file).handler == loaded(handler="multicri, multicri-gpu").handler == ("multicri", "multicri-gpu")
+
+
 def test_a_socket_path_may_have_the_kubelets_scheme() -> None:
     assert loaded(socket_path="unix:///run/m.sock").socket_path == Path("/run/m.sock")
 
@@ -74,6 +79,8 @@ def test_a_socket_path_may_have_the_kubelets_scheme() -> None:
         ({"metrics_address": "127.0.0.1"}, "metrics_address .* is neither a loopback address"),
         ({"handler": ""}, "handler .* at least 1 character"),
         ({"handler": "Multi CRI"}, "handler .* no RuntimeClass handler"),
+        ({"handler": "multicri,"}, "handler .* at least 1 character"),
+        ({"handler": "a,a"}, "handler .*'a' is named twice"),
         ({"socket_mode": "rw"}, "socket_mode .* no octal mode"),
         ({"socket_owner": "root"}, "socket_owner .* no user:group"),
         ({"log_level": "loud"}, "log_level .*'debug', 'info', 'warning' or 'error'"),

@@ -198,12 +198,14 @@ class AdapterContext:
     """What an adapter's factory is given.
 
     settings: the section of the configuration that has the adapter's name, not yet checked.
+    handlers: the RuntimeClass handlers whose pods are the adapter's.
     """
 
     settings: Mapping[str, object]
     store: Store
     secrets: Secrets
     image_builders: Sequence[ImageBuilder]
+    handlers: Sequence[str] = ("multicri",)
 
 
 class AdapterFactory(Protocol):

@@ -32,7 +32,7 @@ class NameLocks:
 class Parts:
     """What the calls are made of.
 
-    directory: where the records are. handler: the RuntimeClass handler that stands for the adapter.
+    directory: where the records are. handlers: the RuntimeClass handlers that stand for the adapter.
     log_of: makes a new container's log.
     """
 
@@ -42,7 +42,7 @@ class Parts:
     lifecycle: Lifecycle
     events: Events
     directory: Path
-    handler: str
+    handlers: tuple[str, ...]
     pod_ip: str
     now_ns: Callable[[], int]
     log_of: Callable[[Container, Sandbox], ContainerLog | None]

@@ -27,7 +27,7 @@ class NodeCalls(Calls):
                 ]
             ),
             runtime_handlers=[
-                cri.RuntimeHandler(name=self._parts.handler, features=cri.RuntimeHandlerFeatures()),
+                cri.RuntimeHandler(name=name, features=cri.RuntimeHandlerFeatures()) for name in self._parts.handlers
             ],
             features=cri.RuntimeFeatures(),
             info=messages.info({"adapter": self._parts.adapter.name}) if request.verbose else {},

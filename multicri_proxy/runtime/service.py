@@ -38,7 +38,7 @@ _LOG_THREADS = 4
 class Runtime(SandboxCalls, ContainerCalls, StatsCalls, ImageCalls, NodeCalls):
     """Serves CRI while it is entered. Opens and closes the adapter; the ledger and the images are the caller's.
 
-    directory: where the ledger is. handler: the RuntimeClass handler that stands for the adapter.
+    directory: where the ledger is. handlers: the RuntimeClass handlers that stand for the adapter.
     pod_ip: what every pod of the adapter is told to have; the kubelet wants one.
     drain_timeout_s: how long an exit may wait for a container's last output.
     """
@@ -50,7 +50,7 @@ class Runtime(SandboxCalls, ContainerCalls, StatsCalls, ImageCalls, NodeCalls):
         images: ImagePool,
         ledger: Ledger,
         directory: Path,
-        handler: str,
+        handlers: tuple[str, ...],
         pod_ip: str,
         drain_timeout_s: float = 10.0,
         now_ns: Callable[[], int] = time.time_ns,
@@ -84,7 +84,7 @@ class Runtime(SandboxCalls, ContainerCalls, StatsCalls, ImageCalls, NodeCalls):
                 lifecycle=self._lifecycle,
                 events=self._events,
                 directory=directory,
-                handler=handler,
+                handlers=handlers,
                 pod_ip=pod_ip,
                 now_ns=now_ns,
                 log_of=self._log_of,

@@ -59,7 +59,7 @@ async def daemon(tmp_path: Path) -> AsyncIterator[Daemon]:
         RemoteRuntime("default", str(runtime_socket)) as remote,
     ):
         interposer = Interposer(
-            router=Router(handler="multicri", endpoints=frozenset({"default"}), ours=NothingOurs()),
+            router=Router(handlers=("multicri",), endpoints=frozenset({"default"}), ours=NothingOurs()),
             endpoints={"default": remote},
             adapter=LocalRuntime("multicri", Empty()),
         )

@@ -57,7 +57,7 @@ async def running_rig(tmp_path: Path) -> AsyncIterator[Rig]:
         RemoteRuntime("default", str(backend_socket)) as remote,
         Server(
             Interposer(
-                router=Router(handler="multicri", endpoints=frozenset({"default"}), ours=NothingOurs()),
+                router=Router(handlers=("multicri",), endpoints=frozenset({"default"}), ours=NothingOurs()),
                 endpoints={"default": remote},
                 adapter=LocalRuntime("multicri", Silent()),
             ),

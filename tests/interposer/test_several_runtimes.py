@@ -68,7 +68,7 @@ async def two(tmp_path: Path) -> AsyncIterator[Two]:
             for name, backend in backends.items()
         }
         adapter = OneContainer()
-        router = Router(handler="multicri", endpoints=frozenset(remotes), ours=adapter)
+        router = Router(handlers=("multicri",), endpoints=frozenset(remotes), ours=adapter)
         proxy = Interposer(router=router, endpoints=remotes, adapter=LocalRuntime("multicri", adapter))
         yield Two(default=backends["default"], kata=backends["kata"], proxy=proxy)
 

@@ -206,7 +206,7 @@ class Node:
                 images=self.images,
                 ledger=ledger,
                 directory=self.directory / "state",
-                handler="multicri",
+                handlers=("multicri",),
                 pod_ip="192.0.2.7",
                 drain_timeout_s=self.drain_timeout_s,
                 now_ns=self._tick,

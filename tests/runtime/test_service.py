@@ -27,7 +27,7 @@ async def test_a_pod_without_an_ip_is_refused_from_the_start(client: Client, nod
             images=node.images,
             ledger=None,  # type: ignore[arg-type]
             directory=node.directory,
-            handler="multicri",
+            handlers=("multicri",),
             pod_ip="",
         )
 
