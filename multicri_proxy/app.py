@@ -95,6 +95,10 @@ async def running(settings: Settings) -> AsyncIterator[None]:
             name: await stack.enter_async_context(RemoteRuntime(name, path))
             for name, path in settings.remote_runtime_endpoints.items()
         }
+        images_at = {path: endpoints[name] for name, path in settings.remote_runtime_endpoints.items()}
+        for name, path in settings.remote_image_endpoints.items():
+            if path not in images_at:  # else one socket's images would be listed twice
+                images_at[path] = await stack.enter_async_context(RemoteRuntime(name, path))
         if not settings.allow_untested_runtimes:
             for name, endpoint in endpoints.items():
                 await refuse_untested(name, endpoint)
@@ -120,6 +124,7 @@ async def running(settings: Settings) -> AsyncIterator[None]:
         interposer = Interposer(
             router=Router(handlers=settings.handler, endpoints=frozenset(endpoints), ours=service),
             endpoints=endpoints,
+            images={name: images_at[path] for name, path in settings.remote_image_endpoints.items()},
             adapter=LocalRuntime(settings.handler[0], service),
         )
         runtime = await _observed(settings, interposer, service, stack)
@@ -154,9 +159,13 @@ async def _observed(settings: Settings, runtime: Runtime, service: AdapterRuntim
     if settings.metrics_address:
         metrics = _extra("metrics")
         registry = metrics.CollectorRegistry()
-        endpoints = settings.remote_runtime_endpoints
         registry.register(
-            metrics.NodeCollector(endpoints=endpoints, containers=service.counts, dropped=lambda: dumper.dropped)
+            metrics.NodeCollector(
+                endpoints=settings.remote_runtime_endpoints,
+                image_endpoints=settings.remote_image_endpoints,
+                containers=service.counts,
+                dropped=lambda: dumper.dropped,
+            )
         )
         stack.enter_context(metrics.serving(settings.metrics_address, registry))
         runtime = metrics.Metered(runtime, registry)

@@ -38,7 +38,10 @@ async def _outcome(runtime: Runtime, call: Call) -> Reply | CallFailed:
 
 
 async def stream_every(runtimes: Sequence[Runtime], call: Call, merge: Merge) -> Stream:
-    """Messages of all runtimes as they come, until all have ended or, with UNTIL_ANY_ENDS, one has."""
+    """Messages of all runtimes as they come, until all have ended or, with UNTIL_ANY_ENDS, one has.
+
+    The stream is at work from here on: it is to be read to its end, or cancelled.
+    """
     streams: list[Stream] = []
     unreadable: Unreadable | None = None
     for runtime in runtimes:
@@ -59,18 +62,21 @@ class _Ended:
 
 
 class _MergedStream:
+    """The first stream leads: its metadata is that of all."""
+
     def __init__(self, streams: Sequence[Stream], *, until_any_ends: bool) -> None:
         self.owner = "+".join(stream.owner for stream in streams)
         self._streams = streams
         self._until_any_ends = until_any_ends
+        self._arrivals: asyncio.Queue[bytes | _Ended] = asyncio.Queue(_WAITING_MESSAGES)
+        self._beginning: asyncio.Future[Metadata] = asyncio.get_running_loop().create_future()
+        self._pumps = [asyncio.create_task(self._pump(stream), name="merge a stream") for stream in streams]
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        arrivals: asyncio.Queue[bytes | _Ended] = asyncio.Queue(_WAITING_MESSAGES)
-        tasks = [asyncio.create_task(_pump(stream, arrivals), name="merge a stream") for stream in self._streams]
-        remaining = len(tasks)
+        remaining = len(self._pumps)
         try:
             while remaining:
-                arrival = await arrivals.get()
+                arrival = await self._arrivals.get()
                 if not isinstance(arrival, _Ended):
                     yield arrival
                     continue
@@ -78,29 +84,38 @@ class _MergedStream:
                     raise arrival.failure
                 remaining = 0 if self._until_any_ends else remaining - 1
         finally:
-            for task in tasks:
-                task.cancel()
             self.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*self._pumps, return_exceptions=True)
 
     async def initial_metadata(self) -> Metadata:
-        """Nothing, at once: a runtime that has no event yet must not hold up another one's."""
-        return ()
+        """The first runtime's; without end, what it has said before the first message of any."""
+        return await asyncio.shield(self._beginning)
 
     async def trailing_metadata(self) -> Metadata:
         """The first runtime's, as in a list."""
         return await self._streams[0].trailing_metadata()
 
     def cancel(self) -> None:
+        for pump in self._pumps:
+            pump.cancel()
         for stream in self._streams:
             stream.cancel()
 
+    async def _pump(self, stream: Stream) -> None:
+        failure = None
+        try:
+            if stream is self._streams[0]:
+                self._begin(await stream.initial_metadata())
+            async for message in stream:
+                if self._until_any_ends:
+                    self._begin(())
+                await self._arrivals.put(message)
+        except Exception as error:  # whatever it is, the reader must learn of it
+            failure = error
+        if failure or self._until_any_ends:
+            self._begin(())
+        await self._arrivals.put(_Ended(failure))
 
-async def _pump(stream: Stream, arrivals: asyncio.Queue[bytes | _Ended]) -> None:
-    try:
-        async for message in stream:
-            await arrivals.put(message)
-    except Exception as failure:  # whatever it is, the reader must learn of it
-        await arrivals.put(_Ended(failure))
-    else:
-        await arrivals.put(_Ended(None))
+    def _begin(self, metadata: Metadata) -> None:
+        if not self._beginning.done():
+            self._beginning.set_result(metadata)

@@ -34,7 +34,11 @@ class Whose(Enum):
 
 
 class Merge(Enum):
-    """How the answers of several runtimes become one."""
+    """How the answers of several runtimes become one.
+
+    Metadata is never merged: the default runtime's stands for all, initial and trailing, as if it had answered alone;
+    where there is none, the first endpoint's. Two runtimes' would repeat keys that a client expects once.
+    """
 
     NONE = auto()
     """One runtime answers."""
@@ -49,7 +53,8 @@ class Merge(Enum):
     """The default runtime's answer, with the other runtimes' handlers added."""
 
     UNTIL_ANY_ENDS = auto()
-    """Streams: messages as they come, until one of the runtimes ends its own."""
+    """Streams: messages as they come, until one of the runtimes ends its own. Of the default runtime's initial metadata
+    what has come by the first message of any: a runtime without an event must not hold up another one's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +161,11 @@ METHODS = {
     for method in methods
 }
 """Every method of CRI by its path on the wire, in both versions."""
+
+
+def is_of_images(path: str) -> bool:
+    """Whether a method is the ImageService's, in any version of CRI and known or not."""
+    return path.rpartition("/")[0].endswith(".ImageService")
 
 
 def version_of(path: str) -> str:

@@ -106,31 +106,38 @@ class _MeteredStream(StreamAround):
 class NodeCollector(Collector):
     """What is read at the moment when Prometheus asks.
 
-    endpoints: sockets of the runtimes, by name. containers: how many the adapter has, by state.
-    dropped: dump records that were dropped so far.
+    endpoints: sockets of the runtimes, by name. image_endpoints: likewise of image services apart from them.
+    containers: how many the adapter has, by state. dropped: dump records that were dropped so far.
     """
 
     def __init__(
         self,
         *,
         endpoints: Mapping[str, str],
+        image_endpoints: Mapping[str, str],
         containers: Callable[[], Mapping[str, int]],
         dropped: Callable[[], int],
     ) -> None:
         self._endpoints = endpoints
+        self._image_endpoints = image_endpoints
         self._containers = containers
         self._dropped = dropped
 
     def collect(self) -> Iterable[Metric]:
-        up = GaugeMetricFamily("multicri_endpoint_up", "1 if the runtime's socket is listened on", labels=["owner"])
-        for name, path in self._endpoints.items():
-            up.add_metric([name], _listens(path))
+        yield _up("multicri_endpoint_up", "1 if the runtime's socket is listened on", self._endpoints)
+        yield _up("multicri_image_endpoint_up", "1 if the image service's socket is listened on", self._image_endpoints)
         jobs = GaugeMetricFamily("multicri_containers", "containers that the adapter runs, by state", labels=["state"])
         for state, count in sorted(self._containers().items()):
             jobs.add_metric([state], count)
-        yield up
         yield jobs
         yield CounterMetricFamily("multicri_dump_records_dropped", "dump records dropped", value=self._dropped())
+
+
+def _up(name: str, text: str, sockets: Mapping[str, str]) -> Metric:
+    up = GaugeMetricFamily(name, text, labels=["owner"])
+    for owner, path in sockets.items():
+        up.add_metric([owner], _listens(path))
+    return up
 
 
 @contextmanager

@@ -116,6 +116,11 @@ class Settings(BaseModel):
         description="runtimes behind sockets, name:path separated by commas; a RuntimeClass handler picks one by its "
         "name, 'default' gets all the rest; empty: every pod is a multicri pod",
     )
+    remote_image_endpoints: Annotated[dict[str, str], BeforeValidator(_endpoints)] = Field(
+        default={},
+        description="sockets of those runtimes' image services, name:path separated by commas; a name that is not here "
+        "has its images where it has its pods",
+    )
     socket_mode: SocketMode = Field(
         default="",
         description="mode of our socket, octal, as 0660; empty: that of the default runtime's socket, else 0600",
@@ -201,11 +206,14 @@ class Settings(BaseModel):
             raise ValueError("sandbox_image: multicri pods have no pause container; set it in containerd instead")
         if not self.enable_pod_persistence:
             raise ValueError("enable_pod_persistence: without records a job could be submitted twice; leave it on")
-        for name, path in self.remote_runtime_endpoints.items():
-            if not path.startswith("/"):
-                raise ValueError(f"remote_runtime_endpoints: {name}: {path!r} is no absolute path of a socket")
-            if path == str(self.socket_path):
-                raise ValueError(f"remote_runtime_endpoints: {name} is our own socket_path: calls would go in circles")
+        for setting in ("remote_runtime_endpoints", "remote_image_endpoints"):
+            for name, path in getattr(self, setting).items():
+                if not path.startswith("/"):
+                    raise ValueError(f"{setting}: {name}: {path!r} is no absolute path of a socket")
+                if path == str(self.socket_path):
+                    raise ValueError(f"{setting}: {name} is our own socket_path: calls would go in circles")
+        if lonely := self.remote_image_endpoints.keys() - self.remote_runtime_endpoints.keys():
+            raise ValueError(f"remote_image_endpoints: {min(lonely)!r} is no name in remote_runtime_endpoints")
         if both := [name for name in self.handler if name in self.remote_runtime_endpoints]:
             raise ValueError(f"handler: {both[0]!r} is the name of an endpoint too; rename one")
         return self

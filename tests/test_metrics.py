@@ -51,7 +51,11 @@ async def test_calls_are_counted_by_method_owner_and_code() -> None:
 def test_what_the_node_has_is_read_when_it_is_asked_for(tmp_path: Path) -> None:
     registry = CollectorRegistry()
     endpoints = {"default": str(tmp_path / "up"), "kata": str(tmp_path / "down")}
-    registry.register(NodeCollector(endpoints=endpoints, containers=lambda: {"running": 3}, dropped=lambda: 7))
+    registry.register(
+        NodeCollector(
+            endpoints=endpoints, image_endpoints=endpoints, containers=lambda: {"running": 3}, dropped=lambda: 7
+        )
+    )
     with socket.socket(socket.AF_UNIX) as up:
         up.bind(endpoints["default"])
         up.listen()

@@ -56,6 +56,20 @@ def test_several_handlers_are_a_list_in_the_file_and_words_parted_by_commas_else
     assert loaded(file).handler == loaded(handler="multicri, multicri-gpu").handler == ("multicri", "multicri-gpu")
 
 
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("kata:/run/k.sock", "'kata' is no name in remote_runtime_endpoints"),
+        ("default:k.sock", "default: 'k.sock' is no absolute path"),
+        ("default:/run/multicri.sock", "default is our own socket_path"),
+    ],
+)
+def test_an_image_endpoint_is_that_of_a_runtime_and_a_path(text: str, complaint: str) -> None:
+    assert loaded(remote_image_endpoints="default:/run/i.sock").remote_image_endpoints == {"default": "/run/i.sock"}
+    with pytest.raises(InvalidArgument, match=f"remote_image_endpoints.*{complaint}"):
+        loaded(remote_image_endpoints=text)
+
+
 def test_a_socket_path_may_have_the_kubelets_scheme() -> None:
     assert loaded(socket_path="unix:///run/m.sock").socket_path == Path("/run/m.sock")
 

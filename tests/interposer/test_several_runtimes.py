@@ -1,7 +1,7 @@
 """Several endpoints and an adapter behind one socket."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,12 +43,32 @@ class OneContainer:
     async def update_runtime_config(self, request: cri.UpdateRuntimeConfigRequest) -> cri.UpdateRuntimeConfigResponse:
         return cri.UpdateRuntimeConfigResponse()
 
+    async def list_images(self, request: cri.ListImagesRequest) -> cri.ListImagesResponse:
+        return cri.ListImagesResponse()
+
+    async def get_container_events(self, request: cri.GetEventsRequest) -> AsyncIterator[cri.ContainerEventResponse]:
+        await asyncio.Event().wait()
+        yield cri.ContainerEventResponse()
+
 
 @dataclass
 class Two:
     default: scripted.Backend
     kata: scripted.Backend
-    proxy: Interposer
+    remotes: Mapping[str, RemoteRuntime]
+
+    @property
+    def proxy(self) -> Interposer:
+        return self.with_images({})
+
+    def with_images(self, images: Mapping[str, RemoteRuntime]) -> Interposer:
+        adapter = OneContainer()
+        return Interposer(
+            router=Router(handlers=("multicri",), endpoints=frozenset(self.remotes), ours=adapter),
+            endpoints=self.remotes,
+            images=images,
+            adapter=LocalRuntime("multicri", adapter),
+        )
 
     async def containers(self, **filters: str) -> list[str]:
         request = cri.ListContainersRequest(filter=cri.ContainerFilter(**filters))
@@ -67,10 +87,7 @@ async def two(tmp_path: Path) -> AsyncIterator[Two]:
             name: await stack.enter_async_context(RemoteRuntime(name, str(backend.socket_path)))
             for name, backend in backends.items()
         }
-        adapter = OneContainer()
-        router = Router(handlers=("multicri",), endpoints=frozenset(remotes), ours=adapter)
-        proxy = Interposer(router=router, endpoints=remotes, adapter=LocalRuntime("multicri", adapter))
-        yield Two(default=backends["default"], kata=backends["kata"], proxy=proxy)
+        yield Two(default=backends["default"], kata=backends["kata"], remotes=remotes)
 
 
 def listing(*ids: str) -> bytes:
@@ -103,6 +120,88 @@ async def test_a_streamed_list_has_the_batches_of_every_runtime(two: Two) -> Non
     stream = await two.proxy.stream(Call(path=RUNTIME + "StreamContainers", request=b""))
     batches = [cri.StreamContainersResponse.FromString(message) async for message in stream]
     assert sorted(found.id for batch in batches for found in batch.containers) == ["a", "b", "ours"]
+
+
+def leading(metadata: str, *messages: bytes, after: asyncio.Event | None = None) -> scripted.Behaviour:
+    """Initial metadata at once, messages after an event, and no end to a stream without any."""
+
+    async def behave(requests: AsyncIterator[bytes], context: scripted.Context) -> None:
+        if metadata:
+            await context.send_initial_metadata((("x-from", metadata),))
+        if after:
+            await after.wait()
+        for message in messages:
+            await context.write(message)
+        if not messages:
+            await asyncio.Event().wait()
+
+    return behave
+
+
+async def test_a_streamed_list_begins_with_the_default_runtimes_metadata_whoever_is_first(two: Two) -> None:
+    path, may = RUNTIME + "StreamContainers", asyncio.Event()
+    two.kata.behaviours[path] = leading("kata", listing("c"))
+
+    async def late(requests: AsyncIterator[bytes], context: scripted.Context) -> None:
+        await may.wait()
+        await leading("default", listing("a"))(requests, context)
+
+    two.default.behaviours[path] = late
+    stream = await two.proxy.stream(Call(path=path, request=b""))
+    asyncio.get_running_loop().call_later(0.1, may.set)
+    assert ("x-from", "default") in await asyncio.wait_for(stream.initial_metadata(), 10)
+    assert len([message async for message in stream]) == 3
+
+
+async def test_a_list_begins_with_the_default_runtimes_metadata(two: Two) -> None:
+    path = RUNTIME + "ListContainers"
+    two.default.behaviours[path] = leading("default", listing("a"))
+    two.kata.behaviours[path] = leading("kata", listing("c"))
+    reply = await two.proxy.call(Call(path=path, request=b""))
+    assert [item for item in reply.initial_metadata if item[0] == "x-from"] == [("x-from", "default")]
+
+
+@pytest.mark.parametrize("says", ["default", ""])
+async def test_events_begin_with_what_the_default_runtime_has_said_by_the_first_of_any(two: Two, says: str) -> None:
+    path, may = RUNTIME + "GetContainerEvents", asyncio.Event()
+    two.default.behaviours[path] = leading(says)
+    two.kata.behaviours[path] = leading("kata", b"event", after=may)
+    stream = await two.proxy.stream(Call(path=path, request=b""))
+    beginning = asyncio.ensure_future(stream.initial_metadata())
+    if says:
+        assert ("x-from", "default") in await asyncio.wait_for(asyncio.shield(beginning), 10)
+    may.set()
+    assert [value for key, value in await asyncio.wait_for(beginning, 10) if key == "x-from"] == [says] * bool(says)
+    assert [message async for message in stream] == [b"event"]
+
+
+async def test_a_streamed_list_that_fails_is_not_held_up_by_a_default_runtime_that_hangs(two: Two) -> None:
+    async def fail(requests: AsyncIterator[bytes], context: scripted.Context) -> None:
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "kata is away")
+
+    path = RUNTIME + "StreamContainers"
+    two.default.behaviours[path] = leading("")
+    two.kata.behaviours[path] = fail
+    stream = await two.proxy.stream(Call(path=path, request=b""))
+    await asyncio.wait_for(stream.initial_metadata(), 10)
+    with pytest.raises(CallFailed, match="kata is away"):
+        async for _ in stream:
+            pass
+
+
+async def test_the_images_of_a_socket_that_stands_for_two_endpoints_are_listed_once(two: Two, tmp_path: Path) -> None:
+    path = "/runtime.v1.ImageService/ListImages"
+    image = cri.ListImagesResponse(images=[cri.Image(id="one")]).SerializeToString()
+    async with (
+        scripted.serving(tmp_path / "images.sock") as service,
+        RemoteRuntime("default", str(service.socket_path)) as shared,
+    ):
+        service.answers(path, image)
+        proxy = two.with_images({"default": shared, "kata": shared})
+        assert (await proxy.call(Call(path=path, request=b""))).message == image
+        two.kata.answers(path, image)
+        proxy = two.with_images({"default": shared})
+        assert (await proxy.call(Call(path=path, request=b""))).message == image + image
 
 
 async def test_a_streamed_list_is_unimplemented_if_one_runtime_does_not_know_it(two: Two) -> None:
