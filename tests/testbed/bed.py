@@ -14,6 +14,7 @@ from testbed.authority import Authority
 from testbed.cluster import Cluster
 from testbed.images import ensure_layout
 from testbed.machine import MachineState, add_bridge, remove_bridge, unmount_below
+from testbed.mpi_image import MPI_IMAGE, ensure_mpi_layout
 from testbed.node import Node
 from testbed.packages import install_packages, missing_packages
 from testbed.programs import TestbedError
@@ -82,6 +83,12 @@ class Testbed:
         with self._locked():
             if (found := self.found(self.settings.base)) is not None:
                 found._down()
+
+    def push_mpi_image(self) -> str:
+        """Push the image of an MPI program, and return its name. No-op if it is there."""
+        layout = ensure_mpi_layout(self.settings.cache, self.cluster.root.path)
+        self.registry.push(layout, MPI_IMAGE)
+        return self.registry.image_name(MPI_IMAGE)
 
     def alive(self) -> dict[str, bool]:
         """Whether each part runs, by name."""

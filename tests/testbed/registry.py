@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from testbed.authority import Authority
-from testbed.images import BUSYBOX_IMAGE, IMAGES, PAUSE_IMAGE, Image, ensure_layout
+from testbed.images import BUSYBOX_IMAGE, IMAGES, PAUSE_IMAGE, TOOL_IMAGE, Image, ensure_layout
 from testbed.programs import Daemon, run
 from testbed.settings import Settings
 
@@ -37,6 +37,11 @@ class Registry:
     def busybox(self) -> str:
         """`registry.test/test/busybox:1.0`: static busybox, ENV FOO=fromimage, no entrypoint, cmd prints a line."""
         return self.image_name(BUSYBOX_IMAGE)
+
+    @property
+    def tool(self) -> str:
+        """`registry.test/test/tool:1.0`: has ENTRYPOINT, CMD, ENV, WORKDIR and USER; tells what it was given."""
+        return self.image_name(TOOL_IMAGE)
 
     @property
     def pause(self) -> str:

@@ -1,4 +1,4 @@
-"""The cluster's root file system: Debian trixie with Slurm, munge, sshd, Apptainer and Charliecloud. Built once."""
+"""The cluster's root file system: Debian trixie with Slurm, sshd, Apptainer, Charliecloud and OpenMPI. Built once."""
 
 import hashlib
 import shutil
@@ -19,7 +19,9 @@ PACKAGES = (
     "fuse3",
     "iproute2",
     "jq",
+    "libpmix2t64",  # slurmd's mpi/pmix opens it
     "munge",
+    "openmpi-bin",
     "openssh-server",
     "procps",
     "slurm-client",
@@ -30,6 +32,10 @@ PACKAGES = (
 )
 # trixie has no Apptainer; sid does, and nothing else may come from there
 SID_PACKAGES = ("apptainer",)
+# needed to compile the MPI program, and gone afterwards
+COMPILER_PACKAGES = ("gcc", "libc6-dev", "libopenmpi-dev")
+MPI_SOURCE = Path(__file__).with_name("mpi-ranks.c")
+MPI_PROGRAM = Path("usr/local/bin/mpi-ranks")
 ACCOUNTING_PACKAGES = ("mariadb-server", "slurm-wlm-mysql-plugin", "slurmdbd")
 APPTAINER_GROUP = "apptainer"
 BUILD_TIMEOUT_S = 1200
@@ -43,7 +49,12 @@ APT::Install-Recommends "false";
 APT::Install-Suggests "false";
 DPkg::Use-Pty "0";
 """,
+    # the libraries are for AMD's GPUs, of 240 MB, and OpenMPI does without them
     "etc/dpkg/dpkg.cfg.d/testbed": """\
+path-exclude=/usr/lib/*/libLLVM*
+path-exclude=/usr/lib/*/libamd_comgr*
+path-exclude=/usr/lib/*/libamdhip64*
+path-exclude=/usr/lib/*/libz3*
 path-exclude=/usr/share/doc/*
 path-exclude=/usr/share/man/*
 path-exclude=/usr/share/locale/*
@@ -85,7 +96,8 @@ class ClusterRoot:
     @property
     def path(self) -> Path:
         """Where it is, once built. Another recipe, user or CA makes another root."""
-        ingredients = (Path(__file__).read_text(), self.packages, self.users, self.authority.certificate.read_text())
+        texts = (Path(__file__).read_text(), MPI_SOURCE.read_text(), self.authority.certificate.read_text())
+        ingredients = (texts, self.packages, self.users)
         return self.cache / f"root-{hashlib.sha256(repr(ingredients).encode()).hexdigest()[:12]}"
 
     def ensure(self) -> None:
@@ -115,6 +127,7 @@ def _build(root: Path, archive: Mirror, wanted: ClusterRoot) -> None:
 
     inside("apt-get", "-q", "update")
     inside("apt-get", "-q", "-y", "install", *wanted.packages, *(f"{name}/sid" for name in SID_PACKAGES))
+    _compile_mpi_program(root, inside)
     inside("apt-get", "clean")
     shutil.rmtree(root / "var/lib/apt/lists")
     (root / "etc/resolv.conf").write_text("")
@@ -126,6 +139,15 @@ def _build(root: Path, archive: Mirror, wanted: ClusterRoot) -> None:
     _restrict_apptainer(root, inside)
     shutil.copy(wanted.authority.certificate, root / "usr/local/share/ca-certificates/testbed.crt")
     inside("update-ca-certificates")
+
+
+def _compile_mpi_program(root: Path, inside: Callable[..., None]) -> None:
+    inside("apt-get", "-q", "-y", "install", *COMPILER_PACKAGES)
+    source = root / "tmp" / MPI_SOURCE.name
+    shutil.copy(MPI_SOURCE, source)
+    inside("mpicc", "-O1", "-o", f"/{MPI_PROGRAM}", f"/tmp/{MPI_SOURCE.name}")
+    source.unlink()
+    inside("apt-get", "-q", "-y", "purge", "--autoremove", *COMPILER_PACKAGES)
 
 
 def _restrict_apptainer(root: Path, inside: Callable[..., None]) -> None:
