@@ -33,6 +33,7 @@ from multicri_slurm.retries import until_it_works, within
 from multicri_slurm.settings import read_settings
 from multicri_slurm.ssh import Connections
 from multicri_slurm.staging import Stager
+from multicri_slurm.tail import Tails
 from multicri_slurm.watching import Watching
 
 CLEANUP_WAIT_S = 10.0
@@ -55,6 +56,7 @@ class SlurmAdapter:
         self._keys = Keys()
         self._clusters: dict[str, Cluster] = {}
         self._stager = Stager(self._settings, context.image_builders, self._tasks)
+        self._tails = Tails(self._tasks)
         self._board = Board()
         self._watching = Watching(self._records, self._board, self._tasks, self._settings.poll_interval_s)
         self._submits: dict[ContainerId, asyncio.Future[None]] = {}
@@ -172,7 +174,7 @@ class SlurmAdapter:
     def output(self, container_id: ContainerId, stream: OutputStream, offset_bytes: int) -> AsyncIterator[bytes]:
         record = self._known(container_id)
         return read_output(
-            cluster=self._cluster_of(record),
+            tail_of=partial(self._tails.of, self._cluster_of(record)),
             record=lambda: self._records.get(container_id),
             ended=self._board.ended(container_id),
             hurry=lambda: self._watching.hurry(record.account),

@@ -28,13 +28,13 @@ class JobLine:
 
 def facts(output: bytes) -> Mapping[str, tuple[str, ...]]:
     """The answer of a script: for each name its values, in the order in which they were printed."""
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[str, list[str]] = {}
     for line in output.decode("utf-8", "replace").split("\n"):
         if line.startswith(MARK):
             name, equals, value = line.removeprefix(MARK).partition("=")
             if equals:
-                found[name] = (*found.get(name, ()), value)
-    return found
+                found.setdefault(name, []).append(value)
+    return {name: tuple(values) for name, values in found.items()}
 
 
 def squeue_jobs(lines: Iterable[str]) -> dict[JobId, JobLine]:

@@ -7,7 +7,8 @@ import asyncio
 import posixpath
 import re
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +18,7 @@ from multicri_proxy.api.image import Image, ImageBuilder
 from multicri_slurm import remote_scripts
 from multicri_slurm.accounts import Login
 from multicri_slurm.answers import (
+    MARK,
     JobLine,
     facts,
     refusal_of_sbatch,
@@ -27,7 +29,7 @@ from multicri_slurm.answers import (
     squeue_jobs,
 )
 from multicri_slurm.settings import Settings
-from multicri_slurm.ssh import Connection
+from multicri_slurm.ssh import Connection, Dialogue
 from multicri_slurm.sshlib import asyncssh
 
 SLURM_PROGRAMS = ("sbatch", "squeue", "scancel", "scontrol", "flock")
@@ -54,6 +56,23 @@ class History:
 
     jobs: Mapping[JobId, JobLine]
     unknown: frozenset[JobId]
+
+
+class Sizes:
+    """Says how long files are."""
+
+    def __init__(self, dialogue: Dialogue) -> None:
+        self._dialogue = dialogue
+        self._paths: tuple[str, ...] = ()
+
+    async def of(self, paths: tuple[str, ...]) -> Mapping[str, int]:
+        """The length of each file that is there. paths: without white space."""
+        question = "look\n"
+        if paths != self._paths:
+            self._paths, question = paths, f"{' '.join(paths)}\nlook\n"
+        found = facts(await self._dialogue.ask(question.encode()))
+        sized = (line.partition(" ") for line in found.get("size", ()))
+        return {path: int(size) for size, _, path in sized if size.isdecimal()}
 
 
 class Cluster:
@@ -171,6 +190,13 @@ class Cluster:
                 return None
             except asyncssh.SFTPError as error:
                 raise Unavailable(f"{self.login.account}: {path}: {error.reason}") from error
+
+    @asynccontextmanager
+    async def sizes(self) -> AsyncIterator["Sizes"]:
+        """A way to look at many files, again and again, that costs one question a time."""
+        script, end = remote_scripts.SIZES.encode(), f"{MARK}done=sizes\n".encode()
+        async with self._connection.dialogue(script, end, self._settings.command_timeout_s) as dialogue:
+            yield Sizes(dialogue)
 
     async def read_tail(self, path: str, size: int) -> bytes:
         """The end of a file; empty if there is no such file."""

@@ -11,18 +11,20 @@ import shlex
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from multicri_proxy.api.errors import PermissionDenied, Unavailable
+from multicri_proxy.api.errors import MulticriError, PermissionDenied, Unavailable
 from multicri_proxy.api.log import Log
 from multicri_slurm.accounts import Login
 from multicri_slurm.settings import Settings
 from multicri_slurm.sshlib import asyncssh
 
 OUTPUT_CAP_BYTES = 4 * 1024 * 1024
-SHORT_SESSIONS, LONG_SESSIONS = 5, 2  # with one for SFTP: 8 of the 10 that sshd's MaxSessions allows by default
+# With one for SFTP and one for `dialogue`: 9 of the 10 that sshd's MaxSessions allows by default.
+SHORT_SESSIONS, LONG_SESSIONS = 5, 2
 KEEPALIVE_S, KEEPALIVES_MISSED = 15, 3
+REFUSED_FOR_S = 30.0  # asked more often with a wrong password, many a cluster locks the account
 
 _log = Log("ssh")
 
@@ -36,15 +38,56 @@ class Result:
     stderr: bytes
 
 
+class Dialogue:
+    """A remote command that stays, and answers one question after the other."""
+
+    def __init__(self, process: asyncssh.SSHClientProcess[bytes], end: bytes, timeout_s: float) -> None:
+        self._process = process
+        self._end = end
+        self._timeout_s = timeout_s
+
+    async def ask(self, question: bytes) -> bytes:
+        """The answer, its end included. Raises asyncssh.Error, OSError or TimeoutError: it is over then."""
+        answer = b""
+        async with asyncio.timeout(self._timeout_s):
+            self._process.stdin.write(question)
+            while not answer.endswith(self._end):
+                piece = await self._process.stdout.read(65_536)
+                if not piece or len(answer) > OUTPUT_CAP_BYTES:
+                    raise asyncssh.ConnectionLost("a command that was to stay has ended, or does not cease to talk")
+                answer += piece
+        return answer
+
+
+@dataclass(slots=True)
+class _Link:
+    """One SSH connection. retired: to be closed once nobody uses it any more."""
+
+    connection: asyncssh.SSHClientConnection
+    sftp: asyncssh.SFTPClient | None = None
+    opening_sftp: asyncio.Lock = field(default_factory=asyncio.Lock)
+    users: int = 0
+    retired: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Failure:
+    """An attempt to connect that failed. Whoever waited for it shares its error, and does not try in turn."""
+
+    error: MulticriError
+    at: float
+    holds_until: float
+
+
 class Connection:
-    """A login's connection: opened when it is needed, opened again when it has died."""
+    """A login's connection: opened when it is needed, opened again when it has died or something in it hangs."""
 
     def __init__(self, login: Login, settings: Settings) -> None:
         self._login = login
         self._settings = settings
         self._opening = asyncio.Lock()
-        self._open: asyncssh.SSHClientConnection | None = None
-        self._sftp: asyncssh.SFTPClient | None = None
+        self._link: _Link | None = None
+        self._failure: _Failure | None = None
         self._short = asyncio.Semaphore(SHORT_SESSIONS)
         self._long = asyncio.Semaphore(LONG_SESSIONS)
         self._busy = 0
@@ -61,20 +104,49 @@ class Connection:
         Raises Unavailable if the connection dies or the time is over: what the command did is then not known.
         """
         async with self._long if long else self._short, self._errors():
-            connection = await self._connected()
+            for last_try in (False, True):
+                try:
+                    async with self._lent() as link, asyncio.timeout(timeout_s):
+                        return await _run(link.connection, shlex.join(argv), stdin)
+                except asyncssh.ChannelOpenError:  # nothing has run: all its sessions are taken, a new link has others
+                    if last_try:
+                        raise
+        raise AssertionError
+
+    @asynccontextmanager
+    async def dialogue(self, script: bytes, end: bytes, timeout_s: float) -> AsyncIterator[Dialogue]:
+        """A shell that runs a script and stays.
+
+        end: the last line of each answer. timeout_s: for each question.
+        The script comes on stdin, like all others, but must leave there what follows it: a shell may read ahead.
+        """
+        command = shlex.join(("sh", "-c", f'eval "$(dd bs=1 count={len(script)} 2>/dev/null)"'))
+        async with self._errors(), self._lent() as link:
             async with asyncio.timeout(timeout_s):
-                return await _run(connection, shlex.join(argv), stdin)
+                process = await link.connection.create_process(command, encoding=None, stderr=asyncssh.DEVNULL)
+            try:
+                process.stdin.write(script)
+                yield Dialogue(process, end, timeout_s)
+            finally:
+                process.close()
 
     @asynccontextmanager
     async def files(self, timeout_s: float | None = None) -> AsyncIterator[asyncssh.SFTPClient]:
         """The SFTP client, within a time limit. SFTP's own errors (no such file) come through as they are."""
-        async with self._errors(), asyncio.timeout(timeout_s or self._settings.command_timeout_s):
-            yield await self._files_client()
+        async with self._errors(), self._lent() as link, asyncio.timeout(timeout_s or self._settings.command_timeout_s):
+            async with link.opening_sftp:
+                if link.sftp is None:
+                    link.sftp = await link.connection.start_sftp_client()
+            try:
+                yield link.sftp
+            except (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection):
+                link.sftp = None
+                raise
 
     async def close(self) -> None:
-        connection, self._open, self._sftp = self._open, None, None
-        if connection is not None:
-            connection.abort()
+        link, self._link = self._link, None
+        if link is not None:
+            link.connection.abort()
 
     @asynccontextmanager
     async def _errors(self) -> AsyncIterator[None]:
@@ -83,9 +155,8 @@ class Connection:
         try:
             yield
         except asyncssh.ChannelOpenError as error:
-            raise Unavailable(f"{account}: no session: {error.reason}") from error
+            raise Unavailable(f"{account}: no session: {error.reason} (sshd's MaxSessions?)") from error
         except (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection) as error:
-            self._sftp = None
             raise Unavailable(f"{account}: the connection for files is lost") from error
         except asyncssh.SFTPError:
             raise
@@ -97,22 +168,42 @@ class Connection:
             self._busy -= 1
             self._used_at = time.monotonic()
 
-    async def _connected(self) -> asyncssh.SSHClientConnection:
-        async with self._opening:
-            return await self._connected_alone()
+    @asynccontextmanager
+    async def _lent(self) -> AsyncIterator[_Link]:
+        """The link, for one use. Where something hangs, others shall not queue behind it: they get a new one.
 
-    async def _connected_alone(self) -> asyncssh.SSHClientConnection:
-        if self._open is None or self._open.is_closed():
-            self._open, self._sftp = None, None
-            self._open = await self._connect()
-        return self._open
+        What hangs keeps its session, of which sshd allows few, whether or not we have given up on it.
+        """
+        link = await self._connected()
+        link.users += 1
+        try:
+            yield link
+        except (TimeoutError, asyncssh.ChannelOpenError):
+            link.retired = True
+            if self._link is link:
+                self._link = None
+            raise
+        finally:
+            link.users -= 1
+            if link.retired and not link.users:
+                link.connection.abort()
 
-    async def _files_client(self) -> asyncssh.SFTPClient:
+    async def _connected(self) -> _Link:
+        asked_at = time.monotonic()
         async with self._opening:
-            connection = await self._connected_alone()
-            if self._sftp is None:
-                self._sftp = await connection.start_sftp_client()
-            return self._sftp
+            if self._link is not None and not self._link.connection.is_closed():
+                return self._link
+            self._link, failure = None, self._failure
+            if failure is not None and (asked_at < failure.at or time.monotonic() < failure.holds_until):
+                raise type(failure.error)(str(failure.error)) from failure.error
+            try:
+                self._link = _Link(await self._connect())
+            except MulticriError as error:
+                now = time.monotonic()
+                held_s = REFUSED_FOR_S if isinstance(error.__cause__, asyncssh.PermissionDenied) else 0.0
+                self._failure = _Failure(error=error, at=now, holds_until=now + held_s)
+                raise
+            return self._link
 
     async def _connect(self) -> asyncssh.SSHClientConnection:
         login, account = self._login, self._login.account
@@ -148,6 +239,8 @@ class Connection:
             ) from error
         except TimeoutError as error:
             raise Unavailable(f"{account}: no connection within {self._settings.connect_timeout_s:g} s") from error
+        except (asyncssh.Error, OSError) as error:
+            raise Unavailable(f"{account}: {_words(error)}") from error
         _log.info("connected", account=account)
         return connection
 

@@ -17,7 +17,11 @@ LONGEST_TEXT_BYTES = 16 * 1024
 
 
 class Entry(NamedTuple):
-    """text: without the newline that ``ends_line`` stands for. A tuple, for there are as many as there are lines."""
+    """One or more whole lines, or a part of a line: at most `LONGEST_TEXT_BYTES`.
+
+    text: without the last newline, which ``ends_line`` stands for. A program that floods its log writes short lines:
+    one object for each would cost more than all else that is done to it.
+    """
 
     text: bytes
     ends_line: bool
@@ -31,18 +35,21 @@ class Splitter:
 
     def feed(self, data: bytes) -> list[Entry]:
         """The entries that are complete now."""
+        data = self._tail + data
         entries: list[Entry] = []
-        *lines, rest = (self._tail + data).split(b"\n")
-        for line in lines:
-            if len(line) <= LONGEST_TEXT_BYTES:
-                entries.append(Entry(line, ends_line=True))
-                continue
-            parts = _parts(line)
-            entries += (Entry(part, ends_line=False) for part in parts[:-1])
-            entries.append(Entry(parts[-1], ends_line=True))
-        parts = _parts(rest)
-        entries += (Entry(part, ends_line=False) for part in parts[:-1])
-        self._tail = parts[-1]
+        start = 0
+        while True:
+            window = start + LONGEST_TEXT_BYTES + 1
+            newline = data.rfind(b"\n", start, window)
+            if newline >= 0:
+                entries.append(Entry(data[start:newline], ends_line=True))
+                start = newline + 1
+            elif window <= len(data):
+                entries.append(Entry(data[start : window - 1], ends_line=False))
+                start = window - 1
+            else:
+                break
+        self._tail = data[start:]
         return entries
 
     def end(self) -> list[Entry]:
@@ -55,17 +62,17 @@ def entry_lines(entries: Sequence[Entry], stream: OutputStream, now_ns: int) -> 
     """The entries as they stand in the log file."""
     seconds, nanoseconds = divmod(now_ns, 1_000_000_000)
     prefix = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds:09d}Z {stream.value} ".encode()
+    whole, part = prefix + b"F ", prefix + b"P "
+    between = b"\n" + whole
     return b"".join(
-        piece for entry in entries for piece in (prefix, b"F " if entry.ends_line else b"P ", entry.text, b"\n")
+        piece
+        for entry in entries
+        for piece in (
+            (whole, entry.text.replace(b"\n", between), b"\n") if entry.ends_line else (part, entry.text, b"\n")
+        )
     )
 
 
 def consumed_bytes(entries: Sequence[Entry]) -> int:
     """How much of the stream these entries are."""
     return sum(len(entry.text) + entry.ends_line for entry in entries)
-
-
-def _parts(line: bytes) -> list[bytes]:
-    """The line in parts of a bounded length; one empty part if it is empty."""
-    starts = range(0, max(1, len(line)), LONGEST_TEXT_BYTES)
-    return [line[start : start + LONGEST_TEXT_BYTES] for start in starts]
