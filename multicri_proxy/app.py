@@ -19,19 +19,18 @@ import uvloop
 
 from multicri_proxy.admin import AdminServer
 from multicri_proxy.api.adapter import AdapterContext
-from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument, MulticriError
-from multicri_proxy.api.log import Log, set_level, writing_to_stderr
+from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument
+from multicri_proxy.api.log import Log, writing_to_stderr
+from multicri_proxy.api.tasks import Tasks
 from multicri_proxy.calls import Runtime
 from multicri_proxy.dump.attach import dump_command
 from multicri_proxy.dump.dumper import Dumper
-from multicri_proxy.dump.redact import Redactor
-from multicri_proxy.dump.rules import Rules
-from multicri_proxy.dump.start import dumping
 from multicri_proxy.dump.tap import Tap
 from multicri_proxy.interposer import Interposer
 from multicri_proxy.ledger import Ledger
 from multicri_proxy.local import LocalRuntime
 from multicri_proxy.notify import Systemd
+from multicri_proxy.reload import Reloadable
 from multicri_proxy.remote import RemoteRuntime
 from multicri_proxy.routing import DEFAULT, Router
 from multicri_proxy.runtime.service import Runtime as AdapterRuntime
@@ -41,10 +40,6 @@ from multicri_proxy.settings import Settings
 from multicri_proxy.tested import refuse_untested
 
 log = Log("app")
-
-
-RELOADED = frozenset({"log_level"})
-"""Settings that SIGHUP changes in a daemon that runs."""
 
 
 def serve(settings: Settings, read: Callable[[], Settings]) -> None:
@@ -62,34 +57,27 @@ async def _until_stopped(settings: Settings, read: Callable[[], Settings]) -> No
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, _reload, settings, read)
+    hangup = asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, hangup.set)
     systemd = Systemd.from_environment(os.environ)
-    async with running(settings), asyncio.TaskGroup() as tasks:
-        awake = tasks.create_task(systemd.keep_awake(), name="systemd watchdog")
+    async with running(settings) as reloadable, Tasks() as tasks:
+
+        async def reload() -> None:
+            while await hangup.wait():
+                hangup.clear()
+                await reloadable.reload(read)
+
+        tasks.start("systemd watchdog", systemd.keep_awake)
+        tasks.start("reload settings on SIGHUP", reload)
         systemd.ready(f"serving {settings.socket_path}")
         await stop.wait()
         log.info("stopping")
         systemd.stopping()
-        awake.cancel()
-
-
-def _reload(settings: Settings, read: Callable[[], Settings]) -> None:
-    """Take over what can change in a daemon that runs; name what cannot. Settings that are wrong change nothing."""
-    try:
-        fresh = read()
-    except MulticriError as error:
-        log.warning("settings not reloaded", error=error)
-        return
-    set_level(fresh.log_level)
-    changed = [name for name, value in settings if getattr(fresh, name) != value and name not in RELOADED]
-    log.info("settings reloaded", log_level=fresh.log_level)
-    if changed:
-        log.warning("these settings change when the daemon is started again", settings=",".join(changed))
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[None]:
-    """The whole proxy, from entering to leaving."""
+async def running(settings: Settings) -> AsyncIterator[Reloadable]:
+    """The whole proxy, from entering to leaving. Gives what of it may be changed meanwhile."""
     async with AsyncExitStack() as stack:
         endpoints = {
             name: await stack.enter_async_context(RemoteRuntime(name, path))
@@ -127,31 +115,20 @@ async def running(settings: Settings) -> AsyncIterator[None]:
             images={name: images_at[path] for name, path in settings.remote_image_endpoints.items()},
             adapter=LocalRuntime(settings.handler[0], service),
         )
-        runtime = await _observed(settings, interposer, service, stack)
+        dumper = Dumper()
+        reloadable = await stack.enter_async_context(Reloadable(settings, dumper))
+        commands = {"dump": dump_command(dumper, interposer, lambda: reloadable.redactor)}
+        await stack.enter_async_context(AdminServer(_admin_socket(settings), commands))
+        runtime = _observed(settings, Tap(interposer, dumper), service, dumper, stack)
         server = Server(runtime, settings.socket_path, access=_access(settings), drain_s=settings.drain_s)
         await stack.enter_async_context(server)
-        yield
+        yield reloadable
 
 
-async def _observed(settings: Settings, runtime: Runtime, service: AdapterRuntime, stack: AsyncExitStack) -> Runtime:
-    """The runtime with what an admin wants to see of it around it: dumps, spans, numbers."""
-    dumper, redactor = Dumper(), Redactor(settings.dump_redact_names)
-    await stack.enter_async_context(
-        dumping(
-            dumper,
-            rules=Rules.parse(settings.dump),
-            file=Path(settings.dump_file) if settings.dump_file else None,
-            to_stderr=settings.dump_stderr or not settings.dump_file,
-            format=settings.dump_format,
-            max_bytes=settings.dump_max_bytes,
-            files=settings.dump_files,
-            redactor=redactor if settings.dump_redact else None,
-        )
-    )
-    admin_socket = Path(settings.admin_socket) if settings.admin_socket else _beside(settings.socket_path)
-    commands = {"dump": dump_command(dumper, runtime, redactor)}
-    await stack.enter_async_context(AdminServer(admin_socket, commands))
-    runtime = Tap(runtime, dumper)
+def _observed(
+    settings: Settings, runtime: Runtime, service: AdapterRuntime, dumper: Dumper, stack: AsyncExitStack
+) -> Runtime:
+    """The runtime with spans and numbers around it, if an admin wants them."""
     if settings.tracing_endpoint:
         tracing = _extra("tracing")
         provider = stack.enter_context(tracing.exporting(settings.tracing_endpoint))
@@ -180,9 +157,10 @@ def key_file(settings: Settings, environment: Mapping[str, str]) -> Path:
     return given if given.exists() else settings.root_dir / "secret.key"
 
 
-def _beside(socket_path: Path) -> Path:
-    """``/run/multicri-admin.sock`` for ``/run/multicri.sock``."""
-    return socket_path.with_name(f"{socket_path.stem}-admin.sock")
+def _admin_socket(settings: Settings) -> Path:
+    """As set, or ``/run/multicri-admin.sock`` for ``/run/multicri.sock``."""
+    beside = settings.socket_path.with_name(f"{settings.socket_path.stem}-admin.sock")
+    return Path(settings.admin_socket) if settings.admin_socket else beside
 
 
 def _extra(name: str) -> Any:  # a module that may not be there

@@ -20,7 +20,8 @@ Serve the kubelet on a unix socket until SIGTERM. Every call is passed on unchan
 except for pods whose RuntimeClass handler is 'multicri', and images that begin with 'multicri/': the adapter has those.
 
 Each setting may be given as a flag, as an environment variable MULTICRI_<NAME>, or in the YAML file as
-<name>: value. A flag wins over the environment, the environment over the file; SIGHUP reads the file again.
+<name>: value. A flag wins over the environment, the environment over the file. SIGHUP reads
+the file again: log_level and what begins with dump change at once, everything else when the daemon is started again.
 The adapter has a section of its own in the file, named after it (slurm: ...), whose settings are CRI_SLURM_<NAME>
 in the environment:
 CRI_SLURM_MOUNT_PATH, CRI_SLURM_IMAGE_REMOTE_MOUNT, CRI_SLURM_BUILD_IN_CLUSTER, ...

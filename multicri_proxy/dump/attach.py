@@ -1,7 +1,7 @@
 """The daemon's end of ``multicri-proxy dump``: a client of the admin socket that listens until it leaves."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -36,10 +36,11 @@ class DumpRequest(BaseModel):
     metadata: bool = False
 
 
-def dump_command(dumper: Dumper, runtime: Runtime, redactor: Redactor) -> Command:
+def dump_command(dumper: Dumper, runtime: Runtime, redactor: Callable[[], Redactor]) -> Command:
     """The admin command ``dump``.
 
     runtime: asked once for the names of what runs, if the client wants certain pods or containers.
+    redactor: gives the one that is in force.
     """
 
     async def dump(fields: Mapping[str, Any], client: Connection) -> None:
@@ -48,7 +49,7 @@ def dump_command(dumper: Dumper, runtime: Runtime, redactor: Redactor) -> Comman
         formatter = Formatter(
             rules=Rules.parse(request.rules),
             render=json_render(decoded=False, metadata=request.metadata),
-            redactor=redactor if request.redact else None,
+            redactor=redactor() if request.redact else None,
             wanted=wanted,
         )
         if wanted:

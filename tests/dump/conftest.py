@@ -64,7 +64,7 @@ async def daemon(tmp_path: Path) -> AsyncIterator[Daemon]:
             adapter=LocalRuntime("multicri", Empty()),
         )
         async with (
-            AdminServer(admin_socket, {"dump": dump_command(dumper, interposer, Redactor())}),
+            AdminServer(admin_socket, {"dump": dump_command(dumper, interposer, Redactor)}),
             Server(Tap(interposer, dumper), proxy_socket, drain_s=0.2),
             grpc.aio.insecure_channel(f"unix:{proxy_socket}", options=scripted.UNLIMITED) as channel,
         ):

@@ -143,7 +143,7 @@ async def test_following_survives_the_daemons_restart_and_ends_when_interrupted(
     process = None
     for starts in (1, 2):
         dumper = Dumper()
-        async with AdminServer(admin_socket, {"dump": dump_command(dumper, runtime, Redactor())}):
+        async with AdminServer(admin_socket, {"dump": dump_command(dumper, runtime, Redactor)}):
             if process is None:
                 with out.open("wb") as file:
                     process = await asyncio.create_subprocess_exec(

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc.aio
@@ -17,13 +18,13 @@ from multicri_proxy.cri.v1 import runtime_pb2 as cri
 pytestmark = pytest.mark.testbed
 
 
-async def logged(proxy: Proxy, text: str) -> str:
-    """Waits until the daemon's log holds a text; returns the line."""
+async def logged(proxy: Proxy, text: str, times: int = 1) -> str:
+    """Waits until the daemon's log holds a text so many times; returns the last line of those."""
     async with asyncio.timeout(20):
         while True:
-            for line in proxy.log.read_text().splitlines():
-                if text in line:
-                    return line
+            lines = [line for line in proxy.log.read_text().splitlines() if text in line]
+            if len(lines) >= times:
+                return lines[times - 1]
             await asyncio.sleep(0.05)
 
 
@@ -51,17 +52,57 @@ async def test_a_second_daemon_is_refused_and_the_first_one_serves_on(
     assert isinstance(await kubelet.sandboxes(), list)
 
 
+def configure(proxy: Proxy, **settings: str) -> None:
+    """Add lines to the file, and have the daemon read it again."""
+    with proxy.config.open("a") as file:
+        file.writelines(f"{name}: {value}\n" for name, value in settings.items())
+    send(proxy, signal.SIGHUP)
+
+
 async def test_sighup_takes_over_what_can_change_and_names_what_cannot(proxy: Proxy) -> None:
     await logged(proxy, "serving")
-    proxy.config.write_text(f"{proxy.config.read_text()}pod_ip: 192.0.2.9\n")
+    text = proxy.config.read_text()
+    proxy.config.write_text(f"{text}  job_name: other\npod_ip: 192.0.2.9\n")
+    configure(proxy, dump="short:.*")
+    assert "changed=dump" in await logged(proxy, "settings reloaded")
+    assert "settings=pod_ip,slurm" in await logged(proxy, "these settings change when the daemon is started again")
+
+
+async def test_sighup_begins_moves_and_ends_a_dump_and_no_call_fails(
+    proxy: Proxy, kubelet: Kubelet, tmp_path: Path
+) -> None:
+    await logged(proxy, "serving")
+    text, first, second = proxy.config.read_text(), tmp_path / "first.json", tmp_path / "second.json"
+    for file in (first, second):
+        proxy.config.write_text(text)
+        configure(proxy, dump="full:Version", dump_format="json", dump_file=str(file))
+        await says(kubelet, lambda file=file: file.exists())
+    size_bytes = first.stat().st_size
+    proxy.config.write_text(text)
+    configure(proxy, dump_redact_names='"("')
+    assert "is no regular expression" in await logged(proxy, "settings not reloaded: nothing is changed")
+    before_bytes = second.stat().st_size
+    await says(kubelet, lambda: second.stat().st_size > before_bytes)
+
+    proxy.config.write_text(text)
     send(proxy, signal.SIGHUP)
-    assert "settings=pod_ip" in await logged(proxy, "these settings change when the daemon is started again")
+    await logged(proxy, "changed=dump,dump_file,dump_format", times=2)
+    after_bytes = second.stat().st_size
+    await kubelet.call(cri.VersionRequest(), cri.VersionResponse)
+    assert (first.stat().st_size, second.stat().st_size) == (size_bytes, after_bytes)
+
+
+async def says(kubelet: Kubelet, condition: Callable[[], bool]) -> None:
+    """Make the call that is dumped until it shows."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await kubelet.call(cri.VersionRequest(), cri.VersionResponse)
+            await asyncio.sleep(0.05)
 
 
 async def test_sighup_with_a_broken_file_changes_nothing(proxy: Proxy, kubelet: Kubelet) -> None:
     await logged(proxy, "serving")
-    proxy.config.write_text("socket_pth: /x\n")
-    send(proxy, signal.SIGHUP)
+    configure(proxy, socket_pth="/x", log_level="error")
     assert "did you mean socket_path" in await logged(proxy, "settings not reloaded")
     assert isinstance(await kubelet.sandboxes(), list)
 
