@@ -1,6 +1,7 @@
 """The runtime that the kubelet sees: the endpoints and the adapter, as one."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import grpc
 
@@ -9,7 +10,7 @@ from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.gather import call_every, stream_every
 from multicri_proxy.methods import METHODS, Merge, is_of_images
 from multicri_proxy.owners import Owners
-from multicri_proxy.routing import DEFAULT, Destination, Router, ToEndpoint, ToEvery, ToOwner
+from multicri_proxy.routing import DEFAULT, Decide, Router, ToAdapter, ToEndpoint, ToEvery, ToOwner
 
 
 class Interposer:
@@ -27,53 +28,65 @@ class Interposer:
         adapter: Runtime,
         images: Mapping[str, Runtime] | None = None,
     ) -> None:
-        self._router = router
         self._endpoints = endpoints
-        self._images = {**endpoints, **(images or {})}
         self._adapter = adapter
         self._owners = Owners(endpoints)
-        self._everyone = [*_default_first(endpoints), adapter]
-        self._everyone_with_images = [*dict.fromkeys(_default_first(self._images)), adapter]
         handlers = [*router.handlers, *sorted(router.endpoints - {DEFAULT})] if DEFAULT in endpoints else []
         self._more_handlers = cri.StatusResponse(
             runtime_handlers=[cri.RuntimeHandler(name=name) for name in handlers]
         ).SerializeToString()
+        self._images = {**endpoints, **(images or {})}
+        everyone = [*_default_first(endpoints), adapter]
+        everyone_with_images = [*dict.fromkeys(_default_first(self._images)), adapter]
+        self._ways = {
+            path: _Way(
+                decide=router.decider(method),
+                endpoints=self._images if is_of_images(path) else endpoints,
+                everyone=everyone_with_images if is_of_images(path) else everyone,
+                merge=method.merge,
+                tells_handlers=method.merge is Merge.HANDLERS,
+            )
+            for path, method in METHODS.items()
+        }
 
     async def call(self, call: Call) -> Reply:
-        method = METHODS[call.path]
-        destination = self._router.destination(method, call.request)
+        way = self._ways[call.path]
+        destination = way.decide(call.request)
         if isinstance(destination, ToEvery):
-            return await call_every(self._every(call), call, method.merge)
-        runtime = await self._one(destination, call)
-        reply = await runtime.call(call)
-        return reply.with_more(self._more_handlers) if method.merge is Merge.HANDLERS else reply
+            return await call_every(way.everyone, call, way.merge)
+        reply = await (await self._one(way, destination, call)).call(call)
+        return reply.with_more(self._more_handlers) if way.tells_handlers else reply
 
     async def stream(self, call: Call) -> Stream:
-        method = METHODS[call.path]
-        destination = self._router.destination(method, call.request)
+        way = self._ways[call.path]
+        destination = way.decide(call.request)
         if isinstance(destination, ToEvery):
-            return await stream_every(self._every(call), call, method.merge)
-        return await (await self._one(destination, call)).stream(call)
+            return await stream_every(way.everyone, call, way.merge)
+        return await (await self._one(way, destination, call)).stream(call)
 
     async def relay(self, call: Call, requests: AsyncIterator[bytes]) -> Stream:
         if DEFAULT not in self._endpoints:
             raise CallFailed(grpc.StatusCode.UNIMPLEMENTED, f"unknown method {call.path}")
-        return await self._behind(DEFAULT, call).relay(call, requests)
+        endpoints = self._images if is_of_images(call.path) else self._endpoints
+        return await endpoints[DEFAULT].relay(call, requests)
 
-    async def _one(self, destination: Destination, call: Call) -> Runtime:
-        match destination:
-            case ToEndpoint(name):
-                return self._behind(name, call)
-            case ToOwner(whose, object_id):
-                return self._endpoints[await self._owners.endpoint_of(whose, object_id, call)]
-            case _:
-                return self._adapter
+    async def _one(self, way: "_Way", destination: ToEndpoint | ToOwner | ToAdapter, call: Call) -> Runtime:
+        if isinstance(destination, ToEndpoint):
+            return way.endpoints[destination.name]
+        if isinstance(destination, ToOwner):
+            return self._endpoints[await self._owners.endpoint_of(destination.whose, destination.object_id, call)]
+        return self._adapter
 
-    def _behind(self, name: str, call: Call) -> Runtime:
-        return self._images[name] if is_of_images(call.path) else self._endpoints[name]
 
-    def _every(self, call: Call) -> Sequence[Runtime]:
-        return self._everyone_with_images if is_of_images(call.path) else self._everyone
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Way:
+    """How the calls of one method go: all of it that can be known before there is one."""
+
+    decide: Decide
+    endpoints: Mapping[str, Runtime]
+    everyone: Sequence[Runtime]
+    merge: Merge
+    tells_handlers: bool
 
 
 def _default_first(endpoints: Mapping[str, Runtime]) -> list[Runtime]:

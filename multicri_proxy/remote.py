@@ -42,6 +42,9 @@ _OWN_METADATA = frozenset({"user-agent"})
 """gRPC writes these itself, for each connection anew."""
 
 
+_PAUSED = grpc.ChannelConnectivity.TRANSIENT_FAILURE
+
+
 class RemoteRuntime:
     """The runtime that listens on a socket. It need not be there yet: a call fails with Unavailable until it is."""
 
@@ -123,7 +126,7 @@ class RemoteRuntime:
 
     def _is_back(self) -> bool:
         """Whether the runtime listens again while gRPC still pauses before it tries: then a call can wait for that."""
-        if self._channel.get_state() is not grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+        if self._channel.get_state() is not _PAUSED:
             return False
         with socket.socket(socket.AF_UNIX) as probe:
             probe.setblocking(False)
@@ -157,7 +160,7 @@ class _RemoteStream:
 
 
 def _forwarded(metadata: Metadata) -> Metadata:
-    return tuple(item for item in metadata if item[0] not in _OWN_METADATA)
+    return tuple([item for item in metadata if item[0] not in _OWN_METADATA])  # a list's loop is a call's cheapest
 
 
 def _metadata(received: grpc.aio.Metadata | None) -> Metadata:

@@ -1,5 +1,6 @@
 """Whose call is this? Decided from the request's bytes and what is known now, without asking anybody."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,7 +49,10 @@ DEFAULT = "default"
 """The endpoint that gets whatever belongs to nobody else."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+Decide = Callable[[bytes], Destination]
+"""Where a call of one method goes, by its serialized request."""
+
+
 class Router:
     """Routes calls between an adapter and any number of endpoints.
 
@@ -56,59 +60,72 @@ class Router:
     or not: without it the adapter takes all that no other endpoint is named for.
     """
 
-    handlers: tuple[str, ...]
-    endpoints: frozenset[str]
-    ours: Ours
+    def __init__(self, *, handlers: tuple[str, ...], endpoints: frozenset[str], ours: Ours) -> None:
+        self.handlers = handlers
+        self.endpoints = endpoints
+        self._ours = ours
+        self._adapter = ToAdapter()
+        self._default: Destination = ToEndpoint(DEFAULT) if DEFAULT in endpoints else self._adapter
+        self._must_ask = not endpoints <= {DEFAULT}
 
-    def destination(self, method: Method, request: bytes) -> Destination:
-        """Where a call goes. A request that cannot be read goes to the default runtime, which says so."""
-        try:
-            return self._destination(method, request)
-        except Malformed:
-            return self._default()
+    def decider(self, method: Method) -> Decide:
+        """What decides where a method's calls go, to be made once: it is asked for every call.
 
-    def _destination(self, method: Method, request: bytes) -> Destination:
+        A request that cannot be read goes to the default runtime, which says so.
+        """
+        decide = self._decider(method)
+
+        def decide_or_default(request: bytes) -> Destination:
+            try:
+                return decide(request)
+            except Malformed:
+                return self._default
+
+        return decide_or_default
+
+    def _decider(self, method: Method) -> Decide:
         match method.whose:
             case Whose.DEFAULT:
-                return self._default()
+                return lambda request: self._default
             case Whose.HANDLER:
-                return self._by_handler(text_at(request, method.key)) or self._default()
-            case Whose.SANDBOX | Whose.CONTAINER as kind:
-                return self._by_id(kind, text_at(request, method.key))
+                return lambda request: self._by_handler(text_at(request, method.key)) or self._default
+            case Whose.SANDBOX:
+                return lambda request: self._by_sandbox(text_at(request, method.key))
+            case Whose.CONTAINER:
+                return lambda request: self._by_container(text_at(request, method.key))
             case Whose.IMAGE:
-                return self._by_image(method, request, method.key)
+                return lambda request: self._by_image(method, request, method.key)
             case Whose.EVERY:
-                return self._by_filter(method, request)
-
-    def _default(self) -> Destination:
-        return ToEndpoint(DEFAULT) if DEFAULT in self.endpoints else ToAdapter()
+                return lambda request: self._by_filter(method, request)
 
     def _by_handler(self, handler: str) -> Destination | None:
         if handler in self.handlers:
-            return ToAdapter()
+            return self._adapter
         if handler in self.endpoints:
             return ToEndpoint(handler)
         return None
 
-    def _by_id(self, kind: Whose, object_id: str) -> Destination:
-        owns = self.ours.owns_sandbox if kind is Whose.SANDBOX else self.ours.owns_container
-        if owns(object_id):
-            return ToAdapter()
-        if self.endpoints <= {DEFAULT}:
-            return self._default()
-        return ToOwner(kind, object_id)
+    def _by_sandbox(self, sandbox_id: str) -> Destination:
+        if self._ours.owns_sandbox(sandbox_id):
+            return self._adapter
+        return ToOwner(Whose.SANDBOX, sandbox_id) if self._must_ask else self._default
+
+    def _by_container(self, container_id: str) -> Destination:
+        if self._ours.owns_container(container_id):
+            return self._adapter
+        return ToOwner(Whose.CONTAINER, container_id) if self._must_ask else self._default
 
     def _by_image(self, method: Method, request: bytes, name: Path) -> Destination:
         handler = text_at(request, method.handler)
         if handler and (destination := self._by_handler(handler)):
             return destination
-        return ToAdapter() if self.ours.owns_image(text_at(request, name)) else self._default()
+        return self._adapter if self._ours.owns_image(text_at(request, name)) else self._default
 
     def _by_filter(self, method: Method, request: bytes) -> Destination:
         if method.container and (container_id := text_at(request, method.container)):
-            return self._by_id(Whose.CONTAINER, container_id)
+            return self._by_container(container_id)
         if method.sandbox and (sandbox_id := text_at(request, method.sandbox)):
-            return self._by_id(Whose.SANDBOX, sandbox_id)
+            return self._by_sandbox(sandbox_id)
         if method.image and text_at(request, method.image):
             return self._by_image(method, request, method.image)
         return ToEvery()

@@ -16,7 +16,7 @@ import grpc.aio
 
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument
 from multicri_proxy.api.log import Log
-from multicri_proxy.calls import Call, CallFailed, Metadata, Runtime, Stream
+from multicri_proxy.calls import Call, CallFailed, Runtime, Stream
 from multicri_proxy.methods import METHODS, Merge, Method
 from multicri_proxy.remote import LIMITS
 
@@ -163,13 +163,9 @@ def _call(path: str, request: bytes, context: _Context) -> Call:
     return Call(
         path=path,
         request=request,
-        metadata=_metadata(context.invocation_metadata()),
+        metadata=tuple(context.invocation_metadata() or ()),
         timeout_s=context.time_remaining(),
     )
-
-
-def _metadata(received: object) -> Metadata:
-    return tuple((key, value) for key, value in received or ())  # type: ignore[attr-defined]
 
 
 async def _forward(stream: Stream, context: _Context) -> None:

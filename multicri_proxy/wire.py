@@ -21,13 +21,23 @@ def text_at(message: bytes, path: tuple[int, ...]) -> str:
     Returns "" if it is not there, as protobuf does. Raises Malformed if the message, as far as it had to
     be read, is none.
     """
-    found = memoryview(b"")
-    for found in _values(memoryview(message), path):  # noqa: B007  (the last one wins)
-        pass
+    found: bytes | memoryview | None = _only_value(message, path)
+    if found is None:
+        found = b""
+        for found in _values(memoryview(message), path):  # noqa: B007  (the last one wins)
+            pass
     try:
         return bytes(found).decode()
     except UnicodeDecodeError as error:
         raise Malformed(f"field {path} is not UTF-8") from error
+
+
+def _only_value(message: bytes, path: tuple[int, ...]) -> bytes | None:
+    """The value, if the message is nothing but it and it is short, as nearly every request for one object is."""
+    tag = path[0] << 3 | _LENGTH
+    if len(path) != 1 or tag >= 0x80 or len(message) < 2 or message[0] != tag:
+        return None
+    return message[2:] if message[1] == len(message) - 2 < 0x80 else None
 
 
 def _values(message: memoryview, path: tuple[int, ...]) -> Iterator[memoryview]:

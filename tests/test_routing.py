@@ -29,7 +29,7 @@ class Known:
 
 def route(path: str, request: Message | bytes, *endpoints: str) -> Destination:
     router = Router(handlers=("multicri", "multicri-gpu"), endpoints=frozenset(endpoints or ("default",)), ours=Known())
-    return router.destination(METHODS[path], request if isinstance(request, bytes) else request.SerializeToString())
+    return router.decider(METHODS[path])(request if isinstance(request, bytes) else request.SerializeToString())
 
 
 def run(handler: str) -> cri.RunPodSandboxRequest:

@@ -45,3 +45,16 @@ def test_any_bytes_are_read_or_refused_and_never_break_the_reader(message: bytes
 def test_a_field_that_claims_more_bytes_than_there_are_is_refused() -> None:
     with pytest.raises(Malformed):
         text_at(b"\x0a\x05abc", (1,))
+
+
+@given(number=st.integers(1, 20), value=st.text(max_size=150))
+def test_a_message_that_is_nothing_but_the_string_is_read_for_any_field_and_length(number: int, value: str) -> None:
+    encoded = value.encode()
+    message = _varint(number << 3 | 2) + _varint(len(encoded)) + encoded
+    assert text_at(message, (number,)) == value
+    assert text_at(message, (number + 1,)) == ""
+
+
+def _varint(value: int) -> bytes:
+    low, rest = value & 0x7F, value >> 7
+    return bytes([low | 0x80]) + _varint(rest) if rest else bytes([low])
