@@ -117,7 +117,7 @@ async def running(settings: Settings) -> AsyncIterator[Reloadable]:
         )
         dumper = Dumper()
         reloadable = await stack.enter_async_context(Reloadable(settings, dumper))
-        commands = {"dump": dump_command(dumper, interposer, lambda: reloadable.redactor)}
+        commands = {"dump": dump_command(dumper, interposer, lambda: reloadable.redact_names)}
         await stack.enter_async_context(AdminServer(_admin_socket(settings), commands))
         runtime = _observed(settings, Tap(interposer, dumper), service, dumper, stack)
         server = Server(runtime, settings.socket_path, access=_access(settings), drain_s=settings.drain_s)

@@ -10,7 +10,7 @@ from typing import Self
 from multicri_proxy.api.errors import MulticriError, ResourceExhausted
 from multicri_proxy.api.log import Log, set_level
 from multicri_proxy.dump.dumper import Dumper
-from multicri_proxy.dump.redact import Redactor
+from multicri_proxy.dump.redact import names_pattern
 from multicri_proxy.dump.rules import Rules
 from multicri_proxy.dump.start import dumping
 from multicri_proxy.settings import Settings
@@ -37,9 +37,14 @@ class Reloadable:
         self._settings = settings
         self._dumper = dumper
         self._dumps = AsyncExitStack()
-        self.redactor = Redactor(settings.dump_redact_names)
+
+    @property
+    def redact_names(self) -> str:
+        """Regular expression for names of secret variables, as it is in force."""
+        return self._settings.dump_redact_names
 
     async def __aenter__(self) -> Self:
+        names_pattern(self.redact_names)
         await self._dump(Rules.parse(self._settings.dump))
         return self
 
@@ -55,14 +60,14 @@ class Reloadable:
         """
         try:
             fresh = await asyncio.to_thread(read)
-            rules, redactor = Rules.parse(fresh.dump), Redactor(fresh.dump_redact_names)
+            rules = Rules.parse(fresh.dump)
+            names_pattern(fresh.dump_redact_names)
         except MulticriError as error:
             log.warning("settings not reloaded: nothing is changed", error=error)
             return
         before, changed = self._settings, _changed(self._settings, fresh)
         self._settings = before.model_copy(update={name: getattr(fresh, name) for name in RELOADED})
         set_level(fresh.log_level)
-        self.redactor = redactor
         if changed & _OF_DUMPS:
             # one after the other: both may have the same file
             await self._dumps.aclose()
@@ -85,7 +90,7 @@ class Reloadable:
                 format=settings.dump_format,
                 max_bytes=settings.dump_max_bytes,
                 files=settings.dump_files,
-                redactor=self.redactor if settings.dump_redact else None,
+                redact_names=self.redact_names if settings.dump_redact else None,
             )
         )
 

@@ -9,10 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from multicri_proxy.admin import Command, Connection
 from multicri_proxy.api.errors import InvalidArgument
 from multicri_proxy.calls import Call, CallFailed, Runtime
+from multicri_proxy.dump.child import FormatterProcess, Recipe
 from multicri_proxy.dump.dumper import Dumper, Listener
-from multicri_proxy.dump.format import Formatter, learnable
-from multicri_proxy.dump.redact import Redactor
-from multicri_proxy.dump.render import json_render
+from multicri_proxy.dump.format import learnable
 from multicri_proxy.dump.rules import Rules
 from multicri_proxy.dump.sinks import StreamSink
 from multicri_proxy.dump.subject import Wanted
@@ -36,22 +35,25 @@ class DumpRequest(BaseModel):
     metadata: bool = False
 
 
-def dump_command(dumper: Dumper, runtime: Runtime, redactor: Callable[[], Redactor]) -> Command:
+def dump_command(dumper: Dumper, runtime: Runtime, redact_names: Callable[[], str]) -> Command:
     """The admin command ``dump``.
 
     runtime: asked once for the names of what runs, if the client wants certain pods or containers.
-    redactor: gives the one that is in force.
+    redact_names: gives the regular expression for names of secret variables that is in force.
     """
 
     async def dump(fields: Mapping[str, Any], client: Connection) -> None:
         request = _parsed(fields)
         wanted = Wanted(pods=tuple(request.pods), containers=tuple(request.containers))
-        formatter = Formatter(
+        recipe = Recipe(
             rules=Rules.parse(request.rules),
-            render=json_render(decoded=False, metadata=request.metadata),
-            redactor=redactor() if request.redact else None,
+            redact_names=redact_names() if request.redact else None,
             wanted=wanted,
+            format="json",
+            metadata=request.metadata,
+            decoded=False,
         )
+        formatter = FormatterProcess(recipe)
         if wanted:
             await _learn_names(formatter, runtime)
         listener = Listener("an admin client", formatter, StreamSink(client.descriptor(), owned=True), may_leave=True)
@@ -71,7 +73,7 @@ def _parsed(fields: Mapping[str, Any]) -> DumpRequest:
         raise InvalidArgument(f"dump: {where}: {first['msg']}") from error
 
 
-async def _learn_names(formatter: Formatter, runtime: Runtime) -> None:
+async def _learn_names(formatter: FormatterProcess, runtime: Runtime) -> None:
     """As far as the runtime tells; the kubelet's own lists tell the rest."""
     for path in _LISTS:
         call = Call(path=path, request=b"", timeout_s=_LISTS_S)

@@ -155,7 +155,7 @@ def _formatter(arguments: argparse.Namespace, *, rules: Rules, select: bool) -> 
     """select: by pod and container; a daemon has done so already."""
     from multicri_proxy.dump.format import Formatter  # noqa: PLC0415
     from multicri_proxy.dump.redact import Redactor  # noqa: PLC0415
-    from multicri_proxy.dump.start import render_of  # noqa: PLC0415
+    from multicri_proxy.dump.render import render_of  # noqa: PLC0415
     from multicri_proxy.dump.subject import Wanted  # noqa: PLC0415
 
     colour = arguments.color == "always" or (arguments.color == "auto" and sys.stdout.isatty())

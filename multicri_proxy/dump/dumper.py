@@ -1,19 +1,18 @@
-"""Hands records to those who listen. Each has a bounded queue and a thread of its own; no call ever waits for one."""
+"""Hands records to those who listen. Each has a bounded queue and a thread of its own; no call waits."""
 
 import asyncio
 import itertools
 import os
 import queue
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from multicri_proxy.api.errors import ResourceExhausted
 from multicri_proxy.api.log import Log
-from multicri_proxy.dump.format import Formatter
 from multicri_proxy.dump.record import Kind, Record
 from multicri_proxy.dump.sinks import Sink
 
@@ -25,8 +24,26 @@ _MOST_BYTES = 32 * 1024 * 1024
 _MOST_METHODS = 1000
 _LAST_WORDS_S = 2.0
 _COMPLAIN_EVERY_S = 60.0
-_SWITCH_INTERVAL_S = 0.0001
-"""How long a thread that formats may keep the interpreter from the event loop; Python's own 5 ms would be felt."""
+
+
+class Texts(Protocol):
+    """Makes records into text: a `Formatter`, here or elsewhere."""
+
+    def wants(self, path: str) -> bool:
+        """Are a method's records of any use? From memory."""
+        ...
+
+    def wants_messages(self, path: str) -> bool:
+        """And the messages in them? From memory."""
+        ...
+
+    def text(self, record: Record) -> str | None:
+        """None if nobody wants to see it. May wait; raises OSError if there is no text to be had."""
+        ...
+
+    def close(self) -> None:
+        """From any thread: give up waiting, now and later."""
+        ...
 
 
 class Listener:
@@ -39,7 +56,7 @@ class Listener:
     def __init__(
         self,
         name: str,
-        formatter: Formatter,
+        formatter: Texts,
         sink: Sink,
         *,
         may_leave: bool = False,
@@ -88,8 +105,10 @@ class Listener:
         await asyncio.to_thread(self._join)
 
     def _join(self) -> None:
-        self._thread.join(_LAST_WORDS_S)
+        if not self._may_leave:
+            self._thread.join(_LAST_WORDS_S)
         self._sink.abandon()
+        self.formatter.close()
         self._thread.join(_LAST_WORDS_S)
 
     def _run(self) -> None:
@@ -119,7 +138,7 @@ class Listener:
         except OSError as error:
             self._not_written += record is not None
             if not self._may_leave:
-                self._complain("dump records are dropped: they cannot be written", error=error)
+                self._complain("dump records are dropped: they cannot be written or formatted", error=error)
         except Exception as error:  # whatever it is, calls and other records go on
             if not self._defective:
                 log.defect("dump records are dropped: they cannot be formatted", error, to=self.name)
@@ -158,7 +177,6 @@ class Dumper:
         self._needs: dict[str, _Needs] = {}
         self._numbers = itertools.count(1)
         self._prefix = os.urandom(3).hex()
-        self._switch_interval_s = 0.0
 
     @property
     def dropped(self) -> int:
@@ -211,14 +229,9 @@ class Dumper:
     def _add(self, listener: Listener) -> None:
         if len(self.listeners) >= _MOST_LISTENERS:
             raise ResourceExhausted(f"{_MOST_LISTENERS} dumps are going on already")
-        if not self.listeners:
-            self._switch_interval_s = sys.getswitchinterval()
-            sys.setswitchinterval(_SWITCH_INTERVAL_S)
         self._needs.clear()
         self.listeners = (*self.listeners, listener)
 
     def _remove(self, listener: Listener) -> None:
         self._needs.clear()
         self.listeners = tuple(other for other in self.listeners if other is not listener)
-        if not self.listeners:
-            sys.setswitchinterval(self._switch_interval_s)

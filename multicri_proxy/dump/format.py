@@ -61,6 +61,9 @@ class Formatter:
     def _learns_from(self, path: str) -> bool:
         return self.is_selective and path.rpartition("/")[2] in LEARNT_FROM
 
+    def close(self) -> None:
+        """It has nothing to give back."""
+
     def learn(self, record: Record) -> None:
         """Take in names without showing anything."""
         if record.method in LEARNT_FROM:

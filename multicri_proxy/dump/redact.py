@@ -39,14 +39,19 @@ _Scrub = Callable[[Message], bool]
 """Changes one field of a message; says whether it has."""
 
 
+def names_pattern(names: str) -> re.Pattern[str]:
+    """Raises InvalidArgument if it is no regular expression."""
+    try:
+        return re.compile(names, re.IGNORECASE)
+    except re.error as error:
+        raise InvalidArgument(f"{names!r} is no regular expression: {error}") from error
+
+
 class Redactor:
     """names: regular expression for the names of secret variables. Raises InvalidArgument if it is none."""
 
     def __init__(self, names: str = DEFAULT_NAMES) -> None:
-        try:
-            self._names = re.compile(names, re.IGNORECASE)
-        except re.error as error:
-            raise InvalidArgument(f"{names!r} is no regular expression: {error}") from error
+        self._names = names_pattern(names)
         self._plans: dict[str, tuple[_Scrub, ...]] = {}
         for descriptor in cri.DESCRIPTOR.message_types_by_name.values():  # now, for several threads use them later
             self._plan(descriptor)

@@ -2,8 +2,10 @@
 
 import base64
 import difflib
+import os
 import re
 from collections.abc import Callable
+from typing import Literal
 
 from google.protobuf.message import Message
 
@@ -16,9 +18,24 @@ from multicri_proxy.dump.text import yaml_line, yaml_text
 Render = Callable[[Entry], str]
 """An entry's text, with the end of its last line."""
 
+Format = Literal["yaml", "json"]
+
 _LONGEST_DIFF_LINES = 5000
 _RED, _GREEN, _YELLOW, _BLUE, _GREY, _RESET = (f"\x1b[{code}m" for code in ("31", "32", "33", "34", "90", "0"))
 _KEY = re.compile(r"((?:- )*)([\w./-]+)(:(?: .*)?)")
+
+
+def render_of(
+    format: Format,  # noqa: A002  (the setting's name)
+    *,
+    colour: bool = False,
+    metadata: bool = False,
+    decoded: bool = True,
+) -> Render:
+    """colour: of YAML, unless NO_COLOR is set. decoded: see `json_render`."""
+    if format == "json":
+        return json_render(decoded=decoded, metadata=metadata)
+    return yaml_render(colour=colour and "NO_COLOR" not in os.environ, metadata=metadata)
 
 
 def yaml_render(*, colour: bool = False, metadata: bool = False) -> Render:

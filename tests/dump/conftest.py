@@ -16,7 +16,7 @@ from multicri_proxy.admin import AdminServer
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.dump.attach import dump_command
 from multicri_proxy.dump.dumper import Dumper
-from multicri_proxy.dump.redact import Redactor
+from multicri_proxy.dump.redact import DEFAULT_NAMES
 from multicri_proxy.dump.tap import Tap
 from multicri_proxy.interposer import Interposer
 from multicri_proxy.local import LocalRuntime
@@ -64,7 +64,7 @@ async def daemon(tmp_path: Path) -> AsyncIterator[Daemon]:
             adapter=LocalRuntime("multicri", Empty()),
         )
         async with (
-            AdminServer(admin_socket, {"dump": dump_command(dumper, interposer, Redactor)}),
+            AdminServer(admin_socket, {"dump": dump_command(dumper, interposer, lambda: DEFAULT_NAMES)}),
             Server(Tap(interposer, dumper), proxy_socket, drain_s=0.2),
             grpc.aio.insecure_channel(f"unix:{proxy_socket}", options=scripted.UNLIMITED) as channel,
         ):

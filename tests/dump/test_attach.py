@@ -24,7 +24,7 @@ from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.dump.attach import dump_command
 from multicri_proxy.dump.commands import add_commands
 from multicri_proxy.dump.dumper import Dumper
-from multicri_proxy.dump.redact import Redactor
+from multicri_proxy.dump.redact import DEFAULT_NAMES
 from multicri_proxy.dump.tap import Tap
 
 VERSION_REPLY = cri.VersionResponse(runtime_name="containerd").SerializeToString()
@@ -143,7 +143,7 @@ async def test_following_survives_the_daemons_restart_and_ends_when_interrupted(
     process = None
     for starts in (1, 2):
         dumper = Dumper()
-        async with AdminServer(admin_socket, {"dump": dump_command(dumper, runtime, Redactor)}):
+        async with AdminServer(admin_socket, {"dump": dump_command(dumper, runtime, lambda: DEFAULT_NAMES)}):
             if process is None:
                 with out.open("wb") as file:
                     process = await asyncio.create_subprocess_exec(

@@ -11,7 +11,7 @@ from testbed import Testbed
 from dump.test_attach import run
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.dump.dumper import Dumper
-from multicri_proxy.dump.redact import Redactor
+from multicri_proxy.dump.redact import DEFAULT_NAMES
 from multicri_proxy.dump.rules import Rules
 from multicri_proxy.dump.start import dumping
 from multicri_proxy.dump.tap import Tap
@@ -35,7 +35,7 @@ async def test_a_pods_life_is_recorded_and_replayed(
             format="json",
             max_bytes=100_000_000,
             files=2,
-            redactor=Redactor(),
+            redact_names=DEFAULT_NAMES,
         ),
         RemoteRuntime("default", str(containerd)) as remote,
         Server(Tap(remote, dumper), proxy_socket, drain_s=0.2),
