@@ -5,10 +5,12 @@ looks first, under a lock, and the job itself claims its directory before it run
 """
 
 import asyncio
+import posixpath
 from collections.abc import AsyncIterator, Collection, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Self
+from weakref import WeakValueDictionary
 
 from multicri_proxy.api.adapter import AdapterContext, ContainerSpec, OutputStream, Phase, Report
 from multicri_proxy.api.errors import (
@@ -24,16 +26,19 @@ from multicri_proxy.api.tasks import Tasks
 from multicri_slurm import sshlib
 from multicri_slurm.accounts import Login
 from multicri_slurm.board import Board
+from multicri_slurm.carrying import Carrier
 from multicri_slurm.cluster import Cluster, Signal
 from multicri_slurm.keys import Keys
 from multicri_slurm.output import read_output
 from multicri_slurm.plan import plan
 from multicri_slurm.records import Record, Records, Stage, job_name_of
+from multicri_slurm.refresh import Refresher
 from multicri_slurm.retries import until_it_works, within
 from multicri_slurm.settings import read_settings
 from multicri_slurm.ssh import Connections
 from multicri_slurm.staging import Stager
 from multicri_slurm.tail import Tails
+from multicri_slurm.volumes import Kind
 from multicri_slurm.watching import Watching
 
 CLEANUP_WAIT_S = 10.0
@@ -55,10 +60,15 @@ class SlurmAdapter:
         self._connections = Connections(self._settings)
         self._keys = Keys()
         self._clusters: dict[str, Cluster] = {}
-        self._stager = Stager(self._settings, context.image_builders, self._tasks)
+        self._carrier = Carrier(self._settings)
+        self._stager = Stager(self._settings, context.image_builders, self._carrier, self._tasks)
+        self._refresher = Refresher(self._carrier, self._records, self._cluster_of, self._settings.volume_refresh_s)
+        self._sandboxes: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tails = Tails(self._tasks)
         self._board = Board()
-        self._watching = Watching(self._records, self._board, self._tasks, self._settings.poll_interval_s)
+        self._watching = Watching(
+            self._records, self._board, self._tasks, self._settings.poll_interval_s, self._carrier
+        )
         self._submits: dict[ContainerId, asyncio.Future[None]] = {}
         self._sweeps: dict[ContainerId, asyncio.Future[None]] = {}
 
@@ -70,6 +80,7 @@ class SlurmAdapter:
         await self._records.load()
         await self._tasks.__aenter__()
         self._tasks.start("close idle connections", self._close_idle_connections)
+        self._tasks.start("refresh volumes", self._refresher.run)
         return self
 
     async def __aexit__(
@@ -100,6 +111,7 @@ class SlurmAdapter:
         await sshlib.load()
         if (known := self._records.get(spec.id)) is not None and known.stage is not Stage.STAGING:
             return
+        volumes = await self._carrier.look(spec)
         cluster = self._cluster(the_plan.login)
         site = await self._stager.site(cluster)
         self._stager.check(the_plan, site)
@@ -110,19 +122,20 @@ class SlurmAdapter:
             sealed=self._records.seal(spec.id, the_plan.login),
             directory=self._stager.directory_of(spec, site),
             job_name=job_name_of(spec.id),
+            results=self._carrier.results_of(spec, site, volumes),
+            message_path=next((volume.host_path for volume in volumes if volume.kind is Kind.MESSAGE), ""),
         )
         try:
-            await self._records.put(record)
-            await self._stager.stage(the_plan, cluster, site, record.directory)
-            await self._records.change(spec.id, stage=Stage.STAGED)
+            async with self._sandbox_of(record):
+                await self._records.put(record)
+            published = await self._stager.stage(the_plan, volumes, cluster, site, record.directory)
+            await self._records.change(spec.id, stage=Stage.STAGED, published=published)
         except asyncio.CancelledError:
             self._sweep(record)
             raise
         except BaseException:
             await asyncio.wait({self._sweep(record)}, timeout=CLEANUP_WAIT_S)
             raise
-        if spec.mounts:
-            _log.warning("volumes are not carried into the cluster", container_id=spec.id, volumes=len(spec.mounts))
         _log.info("container staged", container_id=spec.id, account=record.account, directory=record.directory)
 
     async def start_container(self, container_id: ContainerId) -> None:
@@ -285,10 +298,29 @@ class SlurmAdapter:
         if record.stage in {Stage.SUBMITTING, Stage.SUBMITTED} or record.container_id in self._submits:
             await self.stop_container(record.container_id, 0)
         self._watching.drop(record)
-        await self._cluster_of(record).remove_directory(record.directory)
-        await self._records.delete(record.container_id)
+        async with self._sandbox_of(record):
+            await self._remove_directories(record)
+            await self._records.delete(record.container_id)
         self._board.forget(record.container_id)
         _log.info("container removed", container_id=record.container_id, account=record.account)
+
+    async def _remove_directories(self, record: Record) -> None:
+        """Those of the container, and those of its sandbox with the last one there."""
+        sandbox = posixpath.dirname(record.directory)
+        last = not any(
+            other.account == record.account
+            and posixpath.dirname(other.directory) == sandbox
+            and other.container_id != record.container_id
+            for other in self._records.all()
+        )
+        shared = (f"{sandbox}/volumes",) if last else ()
+        results = (record.results, posixpath.dirname(record.results)) if record.results else ()
+        await self._cluster_of(record).remove_directories(record.directory, *shared, if_empty=(*results, sandbox))
+
+    def _sandbox_of(self, record: Record) -> asyncio.Lock:
+        """Held while a sandbox gets a container or loses one: the last one takes the pod's emptyDirs with it."""
+        key = f"{record.account}:{posixpath.dirname(record.directory)}"
+        return self._sandboxes.setdefault(key, asyncio.Lock())
 
     def _sweep(self, record: Record) -> "asyncio.Future[None]":
         """Clean up in the background, however long it takes."""

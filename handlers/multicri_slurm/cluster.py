@@ -4,7 +4,6 @@ Answers are read by answers.py; here is only who is asked what, with which limit
 """
 
 import asyncio
-import posixpath
 import re
 import shlex
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -12,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from multicri_proxy.api.errors import FailedPrecondition, NotFound, Unavailable
+from multicri_proxy.api.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from multicri_proxy.api.ids import JobId
 from multicri_proxy.api.image import Image, ImageBuilder
 from multicri_slurm import remote_scripts
@@ -112,11 +111,27 @@ class Cluster:
     async def make_directory(self, path: str) -> None:
         await self._script(remote_scripts.MAKE_DIRECTORY, path)
 
-    async def remove_directory(self, path: str) -> None:
-        """Delete a directory with all that is in it, and its parent if nothing else is there."""
-        found = await self._script(remote_scripts.REMOVE, path, posixpath.dirname(path))
+    async def remove_directories(self, *paths: str, if_empty: Sequence[str] = ()) -> None:
+        """Delete directories with all that is in them, and then others if nothing is in them."""
+        found = await self._script(remote_scripts.REMOVE, str(len(paths)), *paths, *if_empty)
         if "error" in found:
-            raise Unavailable(f"{self.login.account}: {path} could not be removed yet")
+            raise Unavailable(f"{self.login.account}: {paths[0]} could not be removed yet")
+
+    @asynccontextmanager
+    async def files(self) -> AsyncIterator["asyncssh.SFTPClient"]:
+        """SFTP, within a command's time limit; its own errors come as ours."""
+        account = self.login.account
+        async with self._connection.files() as sftp:
+            try:
+                yield sftp
+            except asyncssh.SFTPPermissionDenied as error:
+                raise FailedPrecondition(f"{account}: the cluster forbids to write there: {error.reason}") from error
+            except (asyncssh.SFTPFailure, asyncssh.SFTPNoSpaceOnFilesystem, asyncssh.SFTPQuotaExceeded) as error:
+                raise ResourceExhausted(  # which is all that OpenSSH says of a full disk
+                    f"{account}: files cannot be written in the cluster ({error.reason}): is a quota or a disk full?"
+                ) from error
+            except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath) as error:
+                raise NotFound(f"{account}: {error.reason}") from error
 
     async def build(self, builder: ImageBuilder, image: Image, directory: str) -> str:
         """Have the image built, unless it is there; return its path. Waits for another build of the same image.

@@ -22,7 +22,7 @@ from multicri_slurm.environment import (
     home_of,
 )
 from multicri_slurm.records import job_name_of
-from multicri_slurm.runtimes import ENV_FILE, Container, ImageConfig, Kind, Runtime
+from multicri_slurm.runtimes import ENV_FILE, Bind, Container, ImageConfig, Kind, Runtime
 from multicri_slurm.script import JobScript, comment_of, render
 from multicri_slurm.settings import Settings
 from multicri_slurm.variables import read_variables, split
@@ -96,9 +96,19 @@ def env_file_of(the_plan: Plan, runtime: Runtime) -> bytes:
 
 
 def files_of(
-    the_plan: Plan, directory: str, image_path: str, runtime: Runtime, config: ImageConfig | None
+    the_plan: Plan,
+    directory: str,
+    image_path: str,
+    runtime: Runtime,
+    config: ImageConfig | None,
+    *,
+    binds: tuple[Bind, ...] = (),
+    results_path: str = "",
 ) -> dict[str, tuple[bytes, int]]:
-    """The files of a container's directory: name, content, mode."""
+    """The files of a container's directory: name, content, mode.
+
+    results_path: where a pod that names no working directory works, if it has a volume for results.
+    """
     spec = the_plan.spec
     job = JobScript(
         job_name=job_name_of(spec.id),
@@ -112,11 +122,12 @@ def files_of(
             image=image_path,
             command=spec.command,
             args=spec.args,
-            working_dir=spec.working_dir,
+            working_dir=spec.working_dir or results_path,
             home=home_of(the_plan.env) if runtime.kind != "charliecloud" else None,
             config=config,
             gpu=any(option.startswith(_GPU_OPTIONS) for option in the_plan.options),
             mpi=bool(the_plan.launcher),
+            binds=binds,
         ),
     )
     files = {ENV_FILE: (env_file_of(the_plan, runtime), 0o600), "job.sh": (render(job).encode(), 0o600)}

@@ -1,5 +1,6 @@
 """What the adapter remembers of each container: a row in the store, written before the thing it says is done."""
 
+import asyncio
 import base64
 import json
 from collections.abc import Sequence
@@ -7,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import Enum
 
 from multicri_proxy.api.adapter import Phase, Report, Secrets, Store
-from multicri_proxy.api.errors import FailedPrecondition
+from multicri_proxy.api.errors import FailedPrecondition, NotFound
 from multicri_proxy.api.ids import ContainerId, JobId
 from multicri_slurm.accounts import Account, Login
 
@@ -23,12 +24,25 @@ class Stage(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A volume that is brought into the cluster again whenever the kubelet publishes a new version of it.
+
+    number: of the mount. version: the one that the cluster has.
+    """
+
+    number: int
+    host_path: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """One container.
 
     sealed: the credentials, bound to the container's id. directory: absolute, in the cluster; empty until it is known.
     job_id: from SUBMITTED on. report, last_words, stderr_bytes: from ENDED on. last_words follow the container's
     stderr, after stderr_bytes (None: as long as the file is).
+    results: absolute, in the cluster; what is in it stays. message_path: on the node, of the termination message.
     """
 
     container_id: ContainerId
@@ -42,6 +56,9 @@ class Record:
     last_words: str = ""
     stdout_bytes: int | None = None
     stderr_bytes: int | None = None
+    published: tuple[Published, ...] = ()
+    results: str = ""
+    message_path: str = ""
 
 
 def job_name_of(container_id: ContainerId) -> str:
@@ -55,6 +72,7 @@ class Records:
         self._store = store
         self._secrets = secrets
         self._records: dict[ContainerId, Record] = {}
+        self._changing: dict[ContainerId, asyncio.Lock] = {}
 
     async def load(self) -> None:
         for key, value in await self._store.items():
@@ -76,11 +94,20 @@ class Records:
         return record
 
     async def change(self, container_id: ContainerId, **changes: object) -> Record:
-        return await self.put(replace(self._records[container_id], **changes))  # type: ignore[arg-type]
+        """Change some fields, whoever changes others at the same time. Raises NotFound if the record is gone."""
+        async with self._lock_of(container_id):
+            if container_id not in self._records:
+                raise NotFound(f"container {container_id}")
+            return await self.put(replace(self._records[container_id], **changes))  # type: ignore[arg-type]
 
     async def delete(self, container_id: ContainerId) -> None:
-        await self._store.delete(container_id)
-        self._records.pop(container_id, None)
+        async with self._lock_of(container_id):
+            await self._store.delete(container_id)
+            self._records.pop(container_id, None)
+            self._changing.pop(container_id, None)
+
+    def _lock_of(self, container_id: ContainerId) -> asyncio.Lock:
+        return self._changing.setdefault(container_id, asyncio.Lock())
 
     def seal(self, container_id: ContainerId, login: Login) -> bytes:
         return self._secrets.seal(login.credentials(), container_id)
@@ -103,6 +130,9 @@ def _to_row(record: Record) -> bytes:
         "last_words": record.last_words,
         "stdout_bytes": record.stdout_bytes,
         "stderr_bytes": record.stderr_bytes,
+        "published": [asdict(published) for published in record.published],
+        "results": record.results,
+        "message_path": record.message_path,
     }
     return json.dumps(row).encode()
 
@@ -122,4 +152,7 @@ def _from_row(value: bytes) -> Record:
         last_words=row["last_words"],
         stdout_bytes=row["stdout_bytes"],
         stderr_bytes=row["stderr_bytes"],
+        published=tuple(Published(**published) for published in row.get("published", ())),
+        results=row.get("results", ""),
+        message_path=row.get("message_path", ""),
     )

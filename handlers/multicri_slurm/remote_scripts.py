@@ -215,15 +215,28 @@ CANCEL is for a job whose script does not answer: Slurm sends TERM to all of it,
 REMOVE: Final = (
     _TOOLS
     + r"""
-main() { # directory, its parent
-  wipe "$1"
-  rmdir -- "$2" 2>/dev/null
-  if [ -e "$1" ]; then say error=left; else say done=removed; fi
+main() { # number, directories; more directories
+  count=$1
+  shift
+  while [ "$count" -gt 0 ]; do
+    wipe "$1"
+    [ ! -e "$1" ] || left=1
+    count=$((count - 1))
+    shift
+  done
+  for directory; do
+    rmdir -- "$directory" 2>/dev/null
+  done
+  if [ -n "$left" ]; then say error=left; else say done=removed; fi
 }
+left=
 main "$@"
 """
 )
-"""Says done=removed, or error=left if something is still there."""
+"""Args: how many directories to remove with all that is in them, these, then those to remove if they are empty.
+
+Says done=removed, or error=left if one of the former is still there.
+"""
 
 SIZES: Final = (
     _TOOLS

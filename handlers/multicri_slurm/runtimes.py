@@ -6,6 +6,8 @@ system may be written to and is thrown away.
 Source: apptainer exec(1), singularity exec(1), ch-run(1); what was tried stands in environment.py.
 """
 
+import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -42,11 +44,23 @@ class ImageConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Bind:
+    """A path of the cluster that the container sees. Both are absolute and clean.
+
+    readonly: not with Charliecloud, which has no such thing.
+    """
+
+    source: str
+    destination: str
+    readonly: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Container:
     """One container of a job.
 
     image: absolute path in the cluster. command, args: as in ContainerSpec. home: HOME of the pod, if it sets one.
-    config: of the image; None where the runtime reads it itself.
+    config: of the image; None where the runtime reads it itself. binds: in the order in which they are made.
     """
 
     runtime: Runtime
@@ -58,6 +72,7 @@ class Container:
     config: ImageConfig | None = None
     gpu: bool = False
     mpi: bool = False
+    binds: tuple[Bind, ...] = ()
 
 
 def container_words(container: Container) -> tuple[str, ...]:
@@ -86,8 +101,18 @@ def _apptainer(container: Container) -> Sequence[str]:
         words += ["--no-home"]
     if container.gpu:
         words += ["--nv"]
+    for bind in container.binds:
+        words += ["--mount", _mount_text(bind)]
     words += ["--pwd", container.working_dir or "/", "--env-file", ENV_FILE, container.image]
     return [*words, *container.command, *container.args]
+
+
+def _mount_text(bind: Bind) -> str:
+    """Apptainer reads ``--mount`` as one line of CSV, which carries every path."""
+    line = io.StringIO()
+    fields = ["type=bind", f"source={bind.source}", f"destination={bind.destination}"]
+    csv.writer(line, lineterminator="").writerow([*fields, "ro"] if bind.readonly else fields)
+    return line.getvalue()
 
 
 def _ch_run(container: Container) -> Sequence[str]:
@@ -106,6 +131,7 @@ def _ch_run(container: Container) -> Sequence[str]:
         words += ["--write-fake"]
     if not container.mpi:
         words += ["--private-tmp"]
+    words += [f"--bind={bind.source}:{bind.destination}" for bind in container.binds]
     words += [f"--cd={container.working_dir or config.working_dir or '/'}", container.image, "--"]
     command = container.command or config.entrypoint
     args = container.args or (() if container.command else config.cmd)

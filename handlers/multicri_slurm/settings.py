@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from posixpath import normpath
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -28,6 +29,11 @@ class Settings(BaseModel):
     command_timeout_s: for one command in the cluster. build_timeout_s: for the build of one image.
     poll_interval_s: how often jobs are asked for while nothing happens; it is faster after a submit or a stop.
     job_options_allowed: sbatch options, without dashes, that pods may use beyond those that are always allowed.
+    kubelet_directory: the kubelet's ``--root-dir``.
+    host_paths_allowed: directories of the node of which pods may have copies in the cluster, with a read-only hostPath.
+    volume_names: by a volume's name, the directory below mount_path where the cluster has mounted it, if it is another.
+    volume_bytes, volume_files: how much the volumes of one container may hold.
+    volume_refresh_s: how often ConfigMaps, Secrets and tokens are looked at for a new version.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -43,6 +49,12 @@ class Settings(BaseModel):
     poll_interval_s: Seconds = 5.0
     image_builder: Literal["auto", "apptainer", "singularity", "charliecloud"] = "auto"
     job_options_allowed: tuple[str, ...] = ()
+    kubelet_directory: str = "/var/lib/kubelet"
+    host_paths_allowed: tuple[str, ...] = ()
+    volume_names: Mapping[str, str] = {}
+    volume_bytes: int = Field(default=16 * 1024 * 1024, ge=1, le=1024 * 1024 * 1024)
+    volume_files: int = Field(default=2000, ge=1, le=1_000_000)
+    volume_refresh_s: Seconds = 45.0
 
     @field_validator("mount_path")
     @classmethod
@@ -56,11 +68,19 @@ class Settings(BaseModel):
     def _path_or_empty(cls, value: str) -> str:
         return _checked_path(value) if value else value
 
-    @field_validator("known_hosts")
+    @field_validator("known_hosts", "kubelet_directory")
     @classmethod
     def _absolute(cls, value: str) -> str:
         if not value.startswith("/"):
             raise ValueError("must be an absolute path")
+        return value.rstrip("/")
+
+    @field_validator("host_paths_allowed")
+    @classmethod
+    def _directories_of_the_node(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for path in value:
+            if not path.startswith("/") or normpath(path) != path or path in {"/", "/proc", "/sys", "/dev"}:
+                raise ValueError(f"{path!r} is no absolute, plain path of a directory below the root")
         return value
 
     @field_validator("build_in_cluster")

@@ -15,10 +15,13 @@ from multicri_proxy.api.ids import ImageId
 from multicri_proxy.api.image import Image, ImageBuilder
 from multicri_proxy.api.log import Log
 from multicri_proxy.api.tasks import Tasks
+from multicri_slurm.carrying import Carrier, Place
 from multicri_slurm.cluster import Cluster, Site
 from multicri_slurm.plan import Plan, env_file_of, files_of, programs_of, runtime_of
+from multicri_slurm.records import Published
 from multicri_slurm.runtimes import ImageConfig, Runtime
 from multicri_slurm.settings import Settings
+from multicri_slurm.volumes import Volume
 
 LARGEST_CONFIG_BYTES = 1024 * 1024
 
@@ -28,8 +31,9 @@ _log = Log("slurm.images")
 class Stager:
     """Stages containers."""
 
-    def __init__(self, settings: Settings, builders: Sequence[ImageBuilder], tasks: Tasks) -> None:
+    def __init__(self, settings: Settings, builders: Sequence[ImageBuilder], carrier: Carrier, tasks: Tasks) -> None:
         self._settings = settings
+        self._carrier = carrier
         self._builders = builders
         self._tasks = tasks
         self._builds: dict[tuple[str, ImageId], asyncio.Future[str]] = {}
@@ -45,14 +49,31 @@ class Stager:
     def directory_of(self, spec: ContainerSpec, site: Site) -> str:
         return f"{site.home}/{self._settings.mount_path}/{spec.pod.sandbox_id}/{spec.id}"
 
-    async def stage(self, plan: Plan, cluster: Cluster, site: Site, directory: str) -> None:
-        """Have the image built and the container's files written."""
+    async def stage(
+        self, plan: Plan, volumes: tuple[Volume, ...], cluster: Cluster, site: Site, directory: str
+    ) -> tuple[Published, ...]:
+        """Have the image built and the container's files written; returns what is to be kept fresh of its volumes."""
         builder, runtime = runtime_of(site, self._builders, self._settings)
         image_path = await self._image(cluster, site, builder, plan.spec.image)
         config = await self._config(plan, cluster, runtime, image_path)
-        files = files_of(plan, directory, image_path, runtime, config)
         await cluster.make_directory(directory)
+        place = Place(
+            spec=plan.spec,
+            cluster=cluster,
+            site=site,
+            directory=directory,
+            runtime=runtime,
+            image=image_path,
+            mpi=bool(plan.launcher),
+        )
+        carried = await self._carrier.carry(volumes, place)
+        files = files_of(
+            plan, directory, image_path, runtime, config, binds=carried.binds, results_path=carried.results_path
+        )
+        if carried.notice:
+            files["stderr"] = (carried.notice.encode(), 0o600)  # the job appends to it
         await cluster.write_files(directory, files)
+        return carried.published
 
     def _image_directory(self, site: Site) -> str:
         place = self._settings.image_remote_mount or f"{self._settings.mount_path}/images"

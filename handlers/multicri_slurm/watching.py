@@ -11,6 +11,7 @@ from multicri_proxy.api.tasks import Tasks
 from multicri_slurm.accounts import Account
 from multicri_slurm.answers import JobLine
 from multicri_slurm.board import Board
+from multicri_slurm.carrying import Carrier
 from multicri_slurm.cluster import Cluster
 from multicri_slurm.ending import Remains, gather, started_at_ns
 from multicri_slurm.records import Record, Records, Stage
@@ -23,11 +24,12 @@ _log = Log("slurm")
 class Watching:
     """The watchers by account, and their Listener."""
 
-    def __init__(self, records: Records, board: Board, tasks: Tasks, poll_interval_s: float) -> None:
+    def __init__(self, records: Records, board: Board, tasks: Tasks, poll_interval_s: float, carrier: Carrier) -> None:
         self._records = records
         self._board = board
         self._tasks = tasks
         self._poll_interval_s = poll_interval_s
+        self._carrier = carrier
         self._watchers: dict[Account, Watcher] = {}
         self._clusters: dict[ContainerId, Cluster] = {}
         self._lines: dict[ContainerId, JobLine] = {}
@@ -86,6 +88,7 @@ class Watching:
             if told_by_others is not None and told_by_others.exit_pair:
                 line = replace(line, exit_pair=told_by_others.exit_pair)
                 remains = await gather(cluster, record, line)
+        await self._carrier.bring_message(record, cluster)
         await self._end(record, line, remains)
 
     async def _end(self, record: Record, line: JobLine | None, remains: Remains) -> None:

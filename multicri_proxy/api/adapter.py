@@ -57,6 +57,7 @@ class ContainerSpec:
     args: replaces the image's default arguments, if not empty.
     env: in the pod's order; a later one of the same name wins.
     working_dir: empty for the image's own.
+    devices: of the node, by their paths there.
     stdin, tty: whether somebody may attach to its input, and whether it wants a terminal.
     """
 
@@ -70,6 +71,7 @@ class ContainerSpec:
     env: tuple[tuple[str, bytes], ...]
     working_dir: str
     mounts: tuple[Mount, ...]
+    devices: tuple[str, ...] = ()
     resources: Resources = Resources()
     stdin: bool = False
     tty: bool = False

@@ -12,6 +12,7 @@ from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.runtime.records import Container, Sandbox
 
 _LEAST_CPU_SHARES, _SHARES_PER_CPU = 2, 1024
+_MESSAGE_PATH = "io.kubernetes.container.terminationMessagePath"
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
@@ -114,6 +115,7 @@ def container_spec(
             Mount(container_path=mount.container_path, host_path=mount.host_path, readonly=mount.readonly)
             for mount in config.mounts
         ),
+        devices=tuple(device.host_path for device in config.devices),
         resources=resources_of(config.linux.resources),
         stdin=config.stdin,
         tty=config.tty,
@@ -136,12 +138,17 @@ def resources_of(linux: cri.LinuxContainerResources) -> Resources:
 
 
 def config_digest(config: cri.ContainerConfig) -> str:
-    """SHA-256 of what is asked for, whatever the order of the variables.
+    """SHA-256 of what is asked for, whatever the order of the variables and the file of the termination message.
 
-    The kubelet gathers those of services from a Go map, so that they come in another order each time.
+    The kubelet gathers the variables of services from a Go map, so that they come in another order each time, and makes
+    a file with a random name for the message.
     """
     same = cri.ContainerConfig()
     same.CopyFrom(config)
+    message_path = same.annotations.get(_MESSAGE_PATH)
+    for mount in same.mounts:
+        if mount.container_path == message_path:
+            mount.ClearField("host_path")
     variables = sorted(same.envs, key=lambda variable: variable.key)
     del same.envs[:]
     same.envs.extend(variables)

@@ -2,5 +2,6 @@
 
 from kubelet.client import Kubelet
 from kubelet.proxy import Proxy
+from kubelet.volumes import PodVolumes, mount
 
-__all__ = ["Kubelet", "Proxy"]
+__all__ = ["Kubelet", "PodVolumes", "Proxy", "mount"]

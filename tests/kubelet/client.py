@@ -59,7 +59,12 @@ class Kubelet:
         return pulled.image_ref
 
     async def run_pod_sandbox(
-        self, name: str, *, handler: str = "", labels: Mapping[str, str] | None = None
+        self,
+        name: str,
+        *,
+        handler: str = "",
+        labels: Mapping[str, str] | None = None,
+        annotations: Mapping[str, str] | None = None,
     ) -> PodOnNode:
         uid = str(uuid.uuid4())
         config = cri.PodSandboxConfig(
@@ -67,6 +72,7 @@ class Kubelet:
             hostname=name,
             log_directory=str(self.logs / f"default_{name}_{uid}"),
             labels=labels or {},
+            annotations=annotations or {},
             linux=cri.LinuxPodSandboxConfig(),
         )
         request = cri.RunPodSandboxRequest(config=config, runtime_handler=handler)
@@ -85,6 +91,8 @@ class Kubelet:
         env: Mapping[str, str | bytes] | None = None,
         working_dir: str = "",
         labels: Mapping[str, str] | None = None,
+        mounts: Sequence[cri.Mount] = (),
+        message_path: str = "/dev/termination-log",
     ) -> str:
         """Returns the container's id."""
         config = cri.ContainerConfig(
@@ -98,6 +106,8 @@ class Kubelet:
             ],
             working_dir=working_dir,
             labels=labels or {},
+            annotations={"io.kubernetes.container.terminationMessagePath": message_path},
+            mounts=mounts,
             log_path=f"{name}/{attempt}.log",
             linux=cri.LinuxContainerConfig(),
         )

@@ -4,7 +4,7 @@ import pytest
 
 from multicri_proxy.api.adapter import Resources
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
-from multicri_proxy.runtime.configs import resources_of
+from multicri_proxy.runtime.configs import config_digest, resources_of
 
 
 @pytest.mark.parametrize("millicores", [3, 100, 250, 333, 1000, 1500, 64_000])
@@ -21,3 +21,19 @@ def test_limits_come_back_from_quota_and_bytes() -> None:
 def test_what_a_pod_does_not_ask_for_is_not_made_up() -> None:
     linux = cri.LinuxContainerResources(cpu_shares=2, cpu_period=100_000, cpu_quota=-1)
     assert resources_of(linux) == Resources()
+
+
+def test_the_random_file_of_a_termination_message_makes_no_other_container_but_another_volume_does() -> None:
+    def digest(message: str, volume: str) -> str:
+        return config_digest(
+            cri.ContainerConfig(
+                annotations={"io.kubernetes.container.terminationMessagePath": "/dev/termination-log"},
+                mounts=[
+                    cri.Mount(container_path="/dev/termination-log", host_path=message),
+                    cri.Mount(container_path="/volume", host_path=volume),
+                ],
+            )
+        )
+
+    assert digest("/pods/u/containers/c/0a1b2c3d", "/v") == digest("/pods/u/containers/c/4e5f6a7b", "/v")
+    assert digest("/pods/u/containers/c/0a1b2c3d", "/v") != digest("/pods/u/containers/c/0a1b2c3d", "/w")

@@ -1,0 +1,261 @@
+"""A container's volumes, from the node into the cluster.
+
+In the container's directory there, and so removed with it:
+
+    volumes/<number>       a copy of what is mounted: a file, or a directory. One that the kubelet publishes anew has,
+                           as on the node, its version in a directory of its own, to which the link ``..data`` leads
+    termination-log        what the container writes to its terminationMessagePath
+
+Beside the directories of the pod's containers, and removed with the last of them:
+
+    volumes/<emptyDir>, volumes/<emptyDir>@<digest of a subPath>
+"""
+
+import posixpath
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from multicri_proxy.api.adapter import ContainerSpec
+from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument, MulticriError, Unavailable
+from multicri_proxy.api.log import Log
+from multicri_slurm.cluster import Cluster, Site
+from multicri_slurm.mount_points import prepared
+from multicri_slurm.node_files import File, Limits, Reader, Tree, look, version_of, write_message
+from multicri_slurm.node_threads import NodeThreads
+from multicri_slurm.records import Published, Record
+from multicri_slurm.remote_trees import (
+    all_of,
+    directory_of,
+    lead_to,
+    make_directory,
+    publish,
+    write_copy,
+    write_file,
+    write_tree,
+)
+from multicri_slurm.runtimes import Bind, Runtime
+from multicri_slurm.settings import Settings
+from multicri_slurm.volumes import Kind, Volume, decide, pod_directory
+
+MESSAGE_BYTES = 4096
+"""The kubelet reads no more of a termination message."""
+
+MESSAGE_FILE = "termination-log"
+_MESSAGE_PLACE = "/.multicri/termination-log"
+_MESSAGE_LINKER = "/.singularity.d/env/99-multicri.sh"
+_LINKER = """\
+for multicri_ln in /bin/ln /usr/bin/ln; do
+  if [ -x "$multicri_ln" ]; then
+    "$multicri_ln" -s {target} {link}
+    break
+  fi
+done
+unset multicri_ln
+"""
+_HOST_ALIASES = b"# Entries added by HostAliases."
+_LARGEST_HOSTS_BYTES = 1024 * 1024
+
+_log = Log("slurm.volumes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where in the cluster a container's volumes go. directory: the container's. image: absolute path."""
+
+    spec: ContainerSpec
+    cluster: Cluster
+    site: Site
+    directory: str
+    runtime: Runtime
+    image: str
+    mpi: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carried:
+    """What the job needs to know.
+
+    results_path: inside of the container; empty if it has no volume for results. notice: lines for the container's
+    log. published: what is to be kept fresh.
+    """
+
+    binds: tuple[Bind, ...]
+    results_path: str
+    notice: str
+    published: tuple[Published, ...]
+
+
+class Carrier:
+    """Carries volumes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._node = NodeThreads()
+
+    async def look(self, spec: ContainerSpec) -> tuple[Volume, ...]:
+        """Decide on a container's mounts. Raises InvalidArgument for those that cannot be carried."""
+        if spec.devices:
+            raise InvalidArgument(
+                f"device {spec.devices[0]!r} (a block volume, or a device plug-in's) cannot be had in the cluster"
+            )
+        if not spec.mounts:
+            return ()
+        directory = pod_directory(self._settings, spec.pod)
+        on_node = await self._node.do(lambda: look(spec.mounts, directory))
+        return decide(spec.mounts, spec.pod, on_node, self._settings)
+
+    def results_of(self, spec: ContainerSpec, site: Site, volumes: Iterable[Volume]) -> str:
+        """The directory for the container's results in the cluster; empty if it has none."""
+        for volume in volumes:
+            if volume.kind is Kind.RESULTS:
+                return f"{self._mounted(site, volume)}/{spec.pod.sandbox_id}/{spec.id}"
+        return ""
+
+    async def carry(self, volumes: tuple[Volume, ...], place: Place) -> Carried:
+        """Write what the container mounts.
+
+        Raises ResourceExhausted if it is too much, for the settings or for the cluster's disk.
+        """
+        contents = await self._node.do(lambda: self._read(volumes))
+        ordered = sorted(volumes, key=lambda volume: volume.container_path.split("/"))
+        binds = await all_of(self._carry_one(volume, contents.get(volume.number), place) for volume in ordered)
+        made: dict[str, Bind] = {}
+        for volume, wanted in zip(ordered, binds, strict=True):
+            bind = wanted
+            if wanted is not None and place.runtime.kind == "charliecloud":
+                is_file = isinstance(contents.get(volume.number), File) or volume.kind is Kind.MESSAGE
+                bind = await self._for_charliecloud(volume, wanted, made, place, is_file=is_file)
+            elif wanted is not None and volume.kind is Kind.MESSAGE and volume.container_path.startswith("/dev/"):
+                bind = await self._below_dev(wanted, made, place)
+            if bind is not None:
+                made[volume.container_path] = bind
+        results = next((made[volume.container_path] for volume in volumes if volume.kind is Kind.RESULTS), None)
+        return Carried(
+            binds=tuple(made.values()),
+            results_path=results.destination if results else "",
+            notice=f"multicri: what is written to {results.destination} is kept in {results.source}\n"
+            if results
+            else "",
+            published=tuple(
+                Published(number=volume.number, host_path=volume.host_path, version=content.version)
+                for volume in volumes
+                if volume.kind is Kind.PUBLISHED and isinstance(content := contents[volume.number], Tree)
+            ),
+        )
+
+    async def refresh(self, record: Record, cluster: Cluster) -> tuple[Published, ...] | None:
+        """Bring what the kubelet has published anew; None if there is nothing new."""
+        versions = await self._node.do(lambda: {p.number: _version_or_none(p.host_path) for p in record.published})
+        changed = [p for p in record.published if versions[p.number] not in {None, p.version}]
+        if not changed:
+            return None
+        fresh = list(record.published)
+        for published in changed:
+            tree = await self._node.do(partial(self._reader().published, published.host_path))
+            await publish(cluster, record.directory, published, tree)
+            fresh[fresh.index(published)] = replace(published, version=tree.version)
+        return tuple(fresh)
+
+    async def bring_message(self, record: Record, cluster: Cluster) -> None:
+        """Put the container's termination message where the kubelet reads it."""
+        if not record.message_path:
+            return
+        message = await cluster.read_tail(f"{record.directory}/{MESSAGE_FILE}", MESSAGE_BYTES)
+        if message:
+            try:
+                await self._node.do(lambda: write_message(record.message_path, message))
+            except Unavailable as error:  # the end of a container is not to wait for this
+                _log.warning("a termination message is lost", container_id=record.container_id, reason=error)
+
+    # -- on the node ---------------------------------------------------------------------------------------------
+
+    def _reader(self) -> Reader:
+        return Reader(Limits(size_bytes=self._settings.volume_bytes, files=self._settings.volume_files))
+
+    def _read(self, volumes: Iterable[Volume]) -> Mapping[int, File | Tree]:
+        reader, contents = self._reader(), dict[int, File | Tree]()
+        for volume in volumes:
+            if volume.kind is Kind.PUBLISHED:
+                contents[volume.number] = reader.published(volume.host_path)
+            elif volume.kind in {Kind.COPIED, Kind.HOSTS}:
+                contents[volume.number] = reader.content(volume.host_path)
+        return contents
+
+    # -- in the cluster ------------------------------------------------------------------------------------------
+
+    def _mounted(self, site: Site, volume: Volume) -> str:
+        """Where the cluster has mounted a volume for results."""
+        return f"{site.home}/{self._settings.mount_path}/{volume.name}"
+
+    async def _carry_one(self, volume: Volume, content: File | Tree | None, place: Place) -> Bind | None:
+        """Write one volume; None if there is nothing to be seen of it."""
+        cluster, source = place.cluster, f"{place.directory}/volumes/{volume.number}"
+        match volume.kind:
+            case Kind.SHARED:
+                source = f"{posixpath.dirname(place.directory)}/volumes/{volume.name}"
+                await make_directory(cluster, source)
+            case Kind.RESULTS:
+                source = self.results_of(place.spec, place.site, [volume])
+                await self._make_results(cluster, source, self._mounted(place.site, volume), volume)
+            case Kind.MESSAGE:
+                source = f"{place.directory}/{MESSAGE_FILE}"
+                await write_file(cluster, source.encode(), File(content=b"", mode=0o600))
+            case Kind.HOSTS:
+                _, found, aliases = (
+                    content.content.partition(_HOST_ALIASES) if isinstance(content, File) else (b"",) * 3
+                )
+                if not found:  # nothing that the pod asked for, and the cluster's own names are of more use there
+                    return None
+                own = await cluster.read_piece("/etc/hosts", 0, _LARGEST_HOSTS_BYTES) or b""
+                await write_copy(cluster, source, File(content=own + b"\n" + found + aliases, mode=0o600))
+            case Kind.COPIED if content is not None:
+                await write_copy(cluster, source, content)
+            case Kind.PUBLISHED if isinstance(content, Tree):
+                await make_directory(cluster, source)
+                await write_tree(cluster, f"{source}/{directory_of(content.version)}", content)
+                await lead_to(cluster, source, content)
+        return Bind(source=source, destination=volume.container_path, readonly=volume.readonly)
+
+    async def _make_results(self, cluster: Cluster, path: str, mounted: str, volume: Volume) -> None:
+        async with cluster.files() as sftp:
+            if not await sftp.isdir(mounted):
+                raise FailedPrecondition(
+                    f"volume {volume.name!r}: the cluster has no directory {mounted}: mount there what the volume "
+                    "holds, or name the directory with the annotation slurm.multicri.io/volume-name.<volume>"
+                )
+            await sftp.makedirs(path, exist_ok=True)
+
+    async def _for_charliecloud(
+        self, volume: Volume, bind: Bind, made: Mapping[str, Bind], place: Place, *, is_file: bool
+    ) -> Bind | None:
+        """The bind with its mount point made; None for a termination message that cannot be had."""
+        try:
+            async with place.cluster.files() as sftp:
+                return await prepared(sftp, bind, made, place.image, own_tmp=not place.mpi, directory=not is_file)
+        except FailedPrecondition as error:
+            if volume.kind is not Kind.MESSAGE:
+                raise
+            _log.debug("no termination message", container_id=place.spec.id, reason=error)
+            return None
+
+    async def _below_dev(self, bind: Bind, made: dict[str, Bind], place: Place) -> Bind | None:
+        """Apptainer mounts nothing into its own /dev, which it lets the container write to: so a link is put there.
+
+        It is made by the shell that Apptainer starts every container with, if the image has a program for it.
+        """
+        if place.mpi:
+            return None
+        linker = _LINKER.format(target=_MESSAGE_PLACE, link=shlex.quote(bind.destination))
+        source = f"{place.directory}/message.sh"
+        await write_file(place.cluster, source.encode(), File(content=linker.encode(), mode=0o600))
+        made[_MESSAGE_LINKER] = Bind(source=source, destination=_MESSAGE_LINKER, readonly=True)
+        return replace(bind, destination=_MESSAGE_PLACE)
+
+
+def _version_or_none(path: str) -> str | None:
+    try:
+        return version_of(path)
+    except MulticriError:  # the kubelet is about to remove it with the pod
+        return None

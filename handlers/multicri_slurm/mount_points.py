@@ -1,0 +1,87 @@
+"""Mount points for Charliecloud, which makes none for files, nor below another mount, nor where an image's absolute
+link is in the way: they are made in the image's directory, or in that of the other mount, before.
+"""
+
+import stat
+from collections.abc import Mapping
+from dataclasses import replace
+
+from multicri_proxy.api.errors import FailedPrecondition
+from multicri_slurm.runtimes import Bind
+from multicri_slurm.sshlib import asyncssh
+
+MOST_LINKS = 40
+
+
+async def prepared(
+    sftp: "asyncssh.SFTPClient",
+    bind: Bind,
+    made: Mapping[str, Bind],
+    image: str,
+    *,
+    own_tmp: bool,
+    directory: bool,
+) -> Bind:
+    """The bind, with its mount point made and the links on the way to it resolved.
+
+    made: the binds before it, by the paths that the pod names. own_tmp: has the container a /tmp of its own?
+    directory: is it one that is bound, or a file?
+    Raises FailedPrecondition if Charliecloud cannot make this mount.
+    """
+    path = bind.destination
+    if ":" in path:
+        raise FailedPrecondition(f"mountPath {path!r}: ch-run takes no path with a colon")
+    outer = max((other for other in made if path.startswith(f"{other}/")), key=len, default=None)
+    if outer is not None:
+        inner = await make_mount_point(sftp, made[outer].source, path.removeprefix(outer), directory=directory)
+        return replace(bind, destination=made[outer].destination + inner)
+    if directory and (path == "/dev/shm" or (own_tmp and path.startswith("/tmp/"))):  # noqa: S108
+        return bind  # there, or made by ch-run
+    if path.startswith(("/dev/", "/tmp/")):  # noqa: S108
+        raise FailedPrecondition(f"mountPath {path!r}: Charliecloud can mount nothing there")
+    return replace(bind, destination=await make_mount_point(sftp, image, path, directory=directory))
+
+
+async def make_mount_point(sftp: "asyncssh.SFTPClient", root: str, path: str, *, directory: bool) -> str:
+    """Make it, unless it is there, and return where it is below the root, without links.
+
+    Links are followed as inside of a container: none leads out of the root.
+    Raises FailedPrecondition if something else is in its way.
+    """
+    rest, found, links = _parts(path), list[str](), 0
+    while rest:
+        part = rest.pop(0)
+        if part == "..":
+            del found[-1:]
+            continue
+        here = "/".join([root, *found, part])
+        try:
+            mode = (await sftp.lstat(here)).permissions or 0
+        except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
+            mode = await _make(sftp, here, directory=directory or bool(rest))
+        if stat.S_ISLNK(mode):
+            links += 1
+            if links > MOST_LINKS:
+                raise FailedPrecondition(f"mountPath {path!r}: too many links in the image")
+            target = str(await sftp.readlink(here))
+            found = [] if target.startswith("/") else found
+            rest = _parts(target) + rest
+            continue
+        if stat.S_ISDIR(mode) != (directory or bool(rest)):
+            raise FailedPrecondition(
+                f"mountPath {path!r}: the image has a {'directory' if stat.S_ISDIR(mode) else 'file'} in its place"
+            )
+        found.append(part)
+    return "/" + "/".join(found)
+
+
+async def _make(sftp: "asyncssh.SFTPClient", path: str, *, directory: bool) -> int:
+    if directory:
+        await sftp.mkdir(path)
+        return stat.S_IFDIR
+    async with sftp.open(path, "xb"):
+        return stat.S_IFREG
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in {"", "."}]

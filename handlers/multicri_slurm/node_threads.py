@@ -1,0 +1,50 @@
+"""Work on the node's files that may block for good: kept off the event loop, and few pieces of it at a time."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from threading import Thread
+from typing import TypeVar
+
+from multicri_proxy.api.errors import Unavailable
+
+MOST_AT_ONCE = 4
+WAIT_S = 30.0
+
+_T = TypeVar("_T")
+
+
+class NodeThreads:
+    """A thread for each piece of work, so that nobody waits at the end of the process for one that hangs."""
+
+    def __init__(self) -> None:
+        self._free = asyncio.Semaphore(MOST_AT_ONCE)
+
+    async def do(self, work: Callable[[], _T]) -> _T:
+        """Raises Unavailable if it takes long; it may go on then, and keeps its place."""
+        try:
+            async with asyncio.timeout(WAIT_S):
+                await self._free.acquire()
+                return await self._begin(work)
+        except TimeoutError as error:
+            raise Unavailable(f"the pod's volumes cannot be read on the node within {WAIT_S:g} s") from error
+
+    def _begin(self, work: Callable[[], _T]) -> "asyncio.Future[_T]":
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[_T] = loop.create_future()
+
+        def finish(settle: Callable[[], None]) -> None:
+            self._free.release()
+            if not done.done():
+                settle()
+
+        def run() -> None:
+            try:
+                result = work()
+            except Exception as error:
+                loop.call_soon_threadsafe(finish, partial(done.set_exception, error))
+            else:
+                loop.call_soon_threadsafe(finish, partial(done.set_result, result))
+
+        Thread(target=run, name="volumes", daemon=True).start()
+        return done
