@@ -53,10 +53,10 @@ class _Charliecloud:
     def build(self, source: str, target: str) -> Sequence[Sequence[str]]:
         reference = _reference(source)
         storage = f"{target}.storage"
-        without_cache = ("env", "CH_IMAGE_CACHE=disabled")
+        environment = ("env", "CH_IMAGE_CACHE=disabled", f"CH_IMAGE_STORAGE={storage}")
         return (
-            (*without_cache, "ch-image", "-s", storage, "pull", reference),
-            (*without_cache, "ch-convert", "-s", storage, "-i", "ch-image", "-o", "dir", reference, target),
+            (*environment, "ch-image", "pull", reference),
+            (*environment, "ch-convert", "-i", "ch-image", "-o", "dir", reference, target),
             ("chmod", "-R", "u+rwX", storage),
             ("rm", "-rf", storage),
         )

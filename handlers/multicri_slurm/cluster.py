@@ -30,9 +30,11 @@ from multicri_slurm.answers import (
 from multicri_slurm.settings import Settings
 from multicri_slurm.ssh import Connection, Dialogue
 from multicri_slurm.sshlib import asyncssh
+from multicri_slurm.states import is_over
 
 SLURM_PROGRAMS = ("sbatch", "squeue", "scancel", "scontrol", "flock")
 LOCK_WAIT_S = 20
+MOST_JOBS_TO_SACCT, MOST_JOBS_TO_SCONTROL = 500, 50
 Signal = Literal["TERM", "USR1", "CANCEL"]
 _HOME = re.compile(r"/[A-Za-z0-9._/@+-]*", re.ASCII)
 
@@ -51,10 +53,12 @@ class History:
     """What is known of jobs that squeue does not list.
 
     jobs: those that sacct or scontrol knows. unknown: those that nobody knows, positively.
+    unended: those that slurmctld has forgotten, positively, and the accounting has not heard the end of.
     """
 
     jobs: Mapping[JobId, JobLine]
     unknown: frozenset[JobId]
+    unended: frozenset[JobId]
 
 
 class Sizes:
@@ -251,19 +255,33 @@ class Cluster:
         return squeue_jobs(found.get("squeue", ()))
 
     async def history(self, job_ids: Sequence[JobId]) -> History:
-        """What scontrol and sacct know of jobs that squeue does not list. A silent one says nothing."""
-        found = await self._script(remote_scripts.HISTORY, *map(str, job_ids))
-        recorded = sacct_jobs(found.get("sacct", ()))
-        sacct_spoke = "sacct-done" in found or says_no_accounting(" ".join(found.get("sacct-error", ())))
+        """What sacct and scontrol know of jobs that squeue does not list. A silent one says nothing.
+
+        One sacct for many jobs. scontrol takes one job at a time: it is asked for no more than the first few that
+        sacct tells no end of; what becomes of the others is not told this time.
+        """
         jobs: dict[JobId, JobLine] = {}
         unknown: set[JobId] = set()
-        for job_id in job_ids:
-            job = scontrol_job(" ".join(found.get(f"scontrol-{job_id}", ()))) or recorded.get(job_id)
-            if job is not None:
-                jobs[job_id] = job
-            elif sacct_spoke and says_unknown_job(" ".join(found.get(f"scontrol-error-{job_id}", ()))):
-                unknown.add(job_id)
-        return History(jobs=jobs, unknown=frozenset(unknown))
+        unended: set[JobId] = set()
+        may_ask = MOST_JOBS_TO_SCONTROL
+        for begin in range(0, len(job_ids), MOST_JOBS_TO_SACCT):
+            some = job_ids[begin : begin + MOST_JOBS_TO_SACCT]
+            found = await self._script(remote_scripts.HISTORY, str(may_ask), *map(str, some))
+            may_ask -= sum(name.startswith("scontrol-") for name in found)
+            recorded = sacct_jobs(found.get("sacct", ()))
+            sacct_spoke = "sacct-done" in found or says_no_accounting(" ".join(found.get("sacct-error", ())))
+            for job_id in some:
+                forgotten = says_unknown_job(" ".join(found.get(f"scontrol-error-{job_id}", ())))
+                live, record = scontrol_job(" ".join(found.get(f"scontrol-{job_id}", ()))), recorded.get(job_id)
+                if live is not None:
+                    jobs[job_id] = live
+                elif record is not None and is_over(record.state):
+                    jobs[job_id] = record
+                elif forgotten and record is not None:
+                    unended.add(job_id)
+                elif forgotten and sacct_spoke:
+                    unknown.add(job_id)
+        return History(jobs=jobs, unknown=frozenset(unknown), unended=frozenset(unended))
 
     async def signal(self, name: Signal, job_id: JobId) -> None:
         """Ask Slurm to signal a job. That Slurm has taken it is seen by the job's state, not here."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from multicri_proxy.api.adapter import Phase, Report
 from multicri_proxy.api.ids import ContainerId
-from multicri_slurm.script import EXITED, PRERUN_FAILED
-from multicri_slurm.states import JobState
+from multicri_slurm.script import EXITED, PRERUN_FAILED, REQUEUED
+from multicri_slurm.states import JobState, with_canceller
 
 _LINE = re.compile(r"([a-z_]+)=([A-Za-z0-9]*)", re.ASCII)
 LOST = 255
@@ -89,15 +89,17 @@ def report_of(container_id: ContainerId, job: str, ending: Ending) -> Report:
         told = state.reason if state is not None else ""
         own = "" if exit_file.reason == EXITED else exit_file.reason
         reason = own or told or ("Completed" if code == 0 else "Error")
-        message = f"{job} {ending.state_text or 'ended'}" if told else ""
+        message = f"{job} {with_canceller(ending.state_text)}" if told else ""
         if own == PRERUN_FAILED:
             message = f"CLUSTER_CONFIG ended with code {code} in {job}; the container was not started"
+        if own == REQUEUED:
+            message = f"{job} was requeued, which ended the container; it does not run twice"
     elif state is not None:
         pair = code_of_pair(ending.pair)
         code = state.exit_code if state.exit_code is not None else (pair if pair else 1)
         finished_ns = None
         reason = state.reason or ("Completed" if code == 0 else "Error")
-        message = f"{job} {ending.state_text}, without an exit code of the container's own"
+        message = f"{job} {with_canceller(ending.state_text)}, without an exit code of the container's own"
     else:
         code, finished_ns, reason = LOST, None, "JobLost"
         message = f"{job} is known neither to squeue nor sacct nor scontrol, and has left no exit code"

@@ -147,8 +147,8 @@ QUEUE: Final = (
     _TOOLS
     + r"""
 main() {
-  if jobs=$(squeue -h -t all -u "$(id -un)" -o '%i|%T|%N|%a|%j|%r' 2>&1); then
-    printf '%s\n' "$jobs" | say_lines squeue
+  if jobs=$(squeue -h -a -t all -u "$(id -un)" -o '%i|%T|%N|%a|%j|%r' 2>&1); then
+    printf '%s\n' "$jobs" | sed 's/^/multicri:squeue=/'
     say done=queue
   else
     printf '%s\n' "$jobs" | say_lines stderr
@@ -157,35 +157,44 @@ main() {
 main "$@"
 """
 )
-"""Says a line of squeue for each job of the user, then done=queue; or lines of stderr."""
+"""Says a line of squeue for each job of the user, also in hidden partitions, then done=queue; or lines of stderr."""
 
 HISTORY: Final = (
     _TOOLS
     + r"""
-main() { # job ids
+main() { # how many jobs scontrol may be asked for, job ids
+  most=$1 over=
+  shift
+  if ! command -v sacct >/dev/null 2>&1; then
+    say sacct-error='sacct: command not found'
+  elif answer=$(sacct -X -n -P -S now-30days -j "$(IFS=,; echo "$*")" \
+      -o JobIDRaw,State,ExitCode,NodeList,Account,JobName 2>&1); then
+    printf '%s\n' "$answer" | sed 's/^/multicri:sacct=/'
+    say sacct-done=1
+    over=$(printf '%s\n' "$answer" | grep -v -E '^[0-9]+\|(PENDING|RUNNING|SUSPENDED|REQUEUED|RESIZING)\|')
+  else
+    printf '%s\n' "$answer" | say_lines sacct-error
+  fi
   for job; do
-    say "job=$job"
-    if answer=$(scontrol -o show job "$job" 2>&1); then
+    case "
+$over" in *"
+$job|"*) continue ;; esac
+    [ "$most" -gt 0 ] || break
+    most=$((most - 1))
+    if answer=$(scontrol -a -o show job "$job" 2>&1); then
       printf '%s\n' "$answer" | say_lines "scontrol-$job"
     else
       printf '%s\n' "$answer" | say_lines "scontrol-error-$job"
     fi
   done
-  if ! command -v sacct >/dev/null 2>&1; then
-    say sacct-error='sacct: command not found'
-  elif answer=$(sacct -X -n -P -S now-30days -j "$(IFS=,; echo "$*")" \
-      -o JobIDRaw,State,ExitCode,NodeList,Account,JobName 2>&1); then
-    printf '%s\n' "$answer" | say_lines sacct
-    say sacct-done=1
-  else
-    printf '%s\n' "$answer" | say_lines sacct-error
-  fi
   say done=history
 }
 main "$@"
 """
 )
-"""Args: job ids that squeue does not know. Says what scontrol and sacct know of them, and their errors apart."""
+"""What is known of jobs that squeue does not list: one sacct for all, and scontrol, one job at a time, for the first of
+those whose end is not recorded. Says what each knows, and their errors apart.
+"""
 
 SIGNAL: Final = (
     _TOOLS

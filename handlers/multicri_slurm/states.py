@@ -1,9 +1,11 @@
 """What each of Slurm's job states means for a container: THE table. Pure.
 
-Source: slurm's job_state_codes.html, 22.05 to 26.05. squeue and sacct print a flag in place of the base state where
-they know it; sacct prints ``CANCELLED by 1000``, scontrol and old squeue ``COMPLETED+`` for several at once.
+Source: slurm/slurm.h (enum job_states, JOB_STATE_FLAGS) and job_state_codes.html, 22.05 to 26.05. squeue and sacct
+print a flag in place of the base state where they know it; sacct prints ``CANCELLED by 1000``, and ``COMPLETED+`` for
+what it has cut off.
 """
 
+import re
 from dataclasses import dataclass
 
 from multicri_proxy.api.adapter import Phase
@@ -13,7 +15,8 @@ from multicri_proxy.api.adapter import Phase
 class JobState:
     """phase: None if the state says nothing about it: what was known stays.
 
-    reason: of a container that ended so; empty if its exit code tells. exit_code: if the job left no exit file.
+    reason: of a container that ended so, or is held up so; empty if its exit code, or Slurm's own reason, tells.
+    exit_code: if the job left no exit file.
     """
 
     phase: Phase | None
@@ -23,6 +26,7 @@ class JobState:
 
 _QUEUED = JobState(phase=Phase.QUEUED)
 _RUNNING = JobState(phase=Phase.RUNNING)
+_FROZEN = JobState(phase=Phase.RUNNING, reason="Suspended")
 _NO_CHANGE = JobState(phase=None)
 _KILLED = 137
 _TERMINATED = 143
@@ -36,7 +40,7 @@ STATES = {
     # base states
     "PENDING": _QUEUED,
     "RUNNING": _RUNNING,
-    "SUSPENDED": _RUNNING,
+    "SUSPENDED": _FROZEN,
     "COMPLETED": _ended("", 0),
     "CANCELLED": _ended("Cancelled", _KILLED),
     "FAILED": _ended("", None),
@@ -50,19 +54,22 @@ STATES = {
     "CONFIGURING": _QUEUED,
     "COMPLETING": _NO_CHANGE,
     "EXPEDITING": _QUEUED,
+    "GETENV_FAILED": _NO_CHANGE,
     "LAUNCH_FAILED": _NO_CHANGE,
     "POWER_UP_NODE": _QUEUED,
     "RECONFIG_FAIL": _NO_CHANGE,
+    # Our jobs forbid it, an admin may do it all the same. The job then ends as soon as it runs again: its container
+    # has run already.
     "REQUEUED": _QUEUED,
     "REQUEUE_FED": _QUEUED,
     "REQUEUE_HOLD": _QUEUED,
     "RESIZING": _RUNNING,
     "RESV_DEL_HOLD": _QUEUED,
-    "REVOKED": _ended("Revoked", _KILLED),
+    "REVOKED": _NO_CHANGE,  # another cluster of the federation runs it
     "SIGNALING": _RUNNING,
     "SPECIAL_EXIT": _QUEUED,
     "STAGE_OUT": _NO_CHANGE,
-    "STOPPED": _RUNNING,
+    "STOPPED": _FROZEN,
     "UPDATE_DB": _NO_CHANGE,
 }
 
@@ -71,3 +78,17 @@ def state_named(text: str) -> JobState | None:
     """The meaning of a state as any of Slurm's programs prints it; None if it is in no table."""
     words = text.split()
     return STATES.get(words[0].rstrip("+").split("+")[0].upper()) if words else None
+
+
+def is_over(text: str) -> bool:
+    """Has a job in this state ended?"""
+    state = state_named(text)
+    return state is not None and state.phase is Phase.EXITED
+
+
+def with_canceller(text: str) -> str:
+    """sacct's ``CANCELLED by 1000`` for a human; every other state as it is."""
+    return _BY_UID.sub(r"\1 by uid \2", text)
+
+
+_BY_UID = re.compile(r"^(CANCELLED) by (\d+)$")

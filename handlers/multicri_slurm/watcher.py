@@ -1,6 +1,6 @@
 """One watcher for each cluster account: asks for all of its jobs at once, and tells what became of each.
 
-squeue for all; what squeue does not list, scontrol and sacct; what nobody knows twice in a row is lost. A Slurm that
+squeue for all; what squeue does not list, sacct and scontrol; what nobody knows twice in a row is lost. A Slurm that
 does not answer changes nothing.
 """
 
@@ -17,14 +17,17 @@ from multicri_proxy.api.ids import ContainerId, JobId
 from multicri_proxy.api.log import Log
 from multicri_slurm.accounts import Account
 from multicri_slurm.answers import JobLine
-from multicri_slurm.cluster import Cluster
+from multicri_slurm.cluster import Cluster, History
 from multicri_slurm.retries import within
-from multicri_slurm.states import state_named
+from multicri_slurm.states import JobState, state_named
 
 FASTEST_S, HURRY_S, GROWTH = 0.7, 15.0, 1.3
+PAUSE_PER_QUERY = 5.0  # however much is going on, Slurm is asked for no more than a sixth of the time
+JOBS_AT_A_TIME = 200  # between two of these, others have their turn on the event loop
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 30.0
-COMPLETING_PATIENCE_S = 5.0
+UNCLEAR_PATIENCE_S = 5.0
 TIMES_UNKNOWN = 2
+ACCOUNTING_PATIENCE_S = 900.0  # slurmctld keeps what it has to tell while slurmdbd is away
 
 _log = Log("slurm.watcher")
 
@@ -32,7 +35,9 @@ _log = Log("slurm.watcher")
 class Listener(Protocol):
     """Is told what became of jobs. Raises Unavailable if it could not act on it: it is told again."""
 
-    async def job_seen(self, container_id: ContainerId, line: JobLine, phase: Phase) -> None: ...
+    async def job_seen(self, container_id: ContainerId, line: JobLine, state: JobState) -> None:
+        """It waits, or runs."""
+        ...
 
     async def job_over(self, container_id: ContainerId, line: JobLine | None, *, only_if_told: bool = False) -> None:
         """line: Slurm's last word; None if it has forgotten the job.
@@ -47,7 +52,8 @@ class _Watched:
     job_id: JobId
     cluster: Cluster
     times_unknown: int = 0
-    completing_since: float | None = None
+    unended_since: float | None = None
+    unclear_since: float | None = None
 
 
 class Watcher:
@@ -69,6 +75,7 @@ class Watcher:
         self._interval_s = FASTEST_S
         self._hurry_until = 0.0
         self._silent = False
+        self._query_s = 0.0
         self._unknown_states: set[str] = set()
 
     def track(self, container_id: ContainerId, job_id: JobId, cluster: Cluster) -> None:
@@ -111,9 +118,10 @@ class Watcher:
         if self._silent:
             _log.info("jobs are watched again", account=self._account)
             self._silent, self._interval_s = False, FASTEST_S
+        fastest_s = max(FASTEST_S, PAUSE_PER_QUERY * self._query_s)
         if self._clock() < self._hurry_until:
-            return FASTEST_S
-        return min(self._slowest_s, max(FASTEST_S, self._interval_s * GROWTH))
+            return fastest_s
+        return max(fastest_s, min(self._slowest_s, self._interval_s * GROWTH))
 
     def _after_failure(self) -> float:
         self._silent = True
@@ -122,21 +130,23 @@ class Watcher:
     async def _look(self) -> None:
         watched = dict(self._watched)
         by_login = {entry.cluster.login.digest(): entry.cluster for entry in watched.values()}
+        began = self._clock()
         queue, cluster = await self._queue(list(by_login.values()))
-        absent = [entry.job_id for entry in watched.values() if entry.job_id not in queue]
-        history = await cluster.history(absent) if absent else None
+        absent = [entry for entry in watched.values() if entry.job_id not in queue]
+        absent.sort(key=lambda entry: -entry.times_unknown)  # those that are nearly through go first
+        history = await cluster.history([entry.job_id for entry in absent]) if absent else None
+        self._query_s = self._clock() - began
         failures: list[Exception] = []
-        for container_id, entry in watched.items():
-            line = queue.get(entry.job_id) or (history.jobs.get(entry.job_id) if history else None)
+        for number, (container_id, entry) in enumerate(watched.items()):
+            if number % JOBS_AT_A_TIME == 0:
+                await asyncio.sleep(0)
             try:
                 if self._watched.get(container_id) is not entry:
                     continue
-                if line is not None:
+                if (line := queue.get(entry.job_id)) is not None:
                     await self._tell(container_id, entry, line)
-                elif history is not None and entry.job_id in history.unknown:
-                    entry.times_unknown += 1
-                    lost = entry.times_unknown >= TIMES_UNKNOWN
-                    await self._listener.job_over(container_id, None, only_if_told=not lost)
+                elif history is not None:
+                    await self._tell_of_absent(container_id, entry, history)
             except Exception as error:  # one job's files that cannot be read are no reason to leave the others RUNNING
                 failures.append(error)
         if failures:
@@ -152,7 +162,7 @@ class Watcher:
         raise refused or Unavailable(f"{self._account}: nothing to watch with")
 
     async def _tell(self, container_id: ContainerId, entry: _Watched, line: JobLine) -> None:
-        entry.times_unknown = 0
+        entry.times_unknown, entry.unended_since = 0, None
         state = state_named(line.state)
         if state is None:
             if line.state not in self._unknown_states:
@@ -161,12 +171,28 @@ class Watcher:
         elif state.phase is Phase.EXITED:
             await self._listener.job_over(container_id, line)
         elif state.phase is not None:
-            entry.completing_since = None
-            await self._listener.job_seen(container_id, line, state.phase)
-        elif line.state.startswith("COMPLETING"):
-            # Its flag hides the base state, which tells a time limit from an ordinary end: worth a short wait.
+            entry.unclear_since = None
+            await self._listener.job_seen(container_id, line, state)
+        else:
+            # A flag hides the base state, which tells a time limit from an ordinary end: worth a short wait.
             now = self._clock()
-            entry.completing_since = entry.completing_since or now
-            self._hurry_until = max(self._hurry_until, now + 1.0)
-            if now - entry.completing_since >= COMPLETING_PATIENCE_S:
+            entry.unclear_since = entry.unclear_since or now
+            if now - entry.unclear_since < UNCLEAR_PATIENCE_S:
+                self._hurry_until = max(self._hurry_until, now + 1.0)
+            else:
                 await self._listener.job_over(container_id, line, only_if_told=True)
+
+    async def _tell_of_absent(self, container_id: ContainerId, entry: _Watched, history: History) -> None:
+        now = self._clock()
+        if (line := history.jobs.get(entry.job_id)) is not None:
+            await self._tell(container_id, entry, line)
+        elif entry.job_id in history.unended:
+            entry.unended_since = entry.unended_since or now
+            lost = now - entry.unended_since >= ACCOUNTING_PATIENCE_S
+            await self._listener.job_over(container_id, None, only_if_told=not lost)
+        elif entry.job_id in history.unknown:
+            entry.times_unknown += 1
+            lost = entry.times_unknown >= TIMES_UNKNOWN
+            await self._listener.job_over(container_id, None, only_if_told=not lost)
+        else:  # nobody was asked about it: there are too many like it
+            self._hurry_until = max(self._hurry_until, now + 1.0)

@@ -15,7 +15,11 @@ from multicri_slurm.carrying import Carrier
 from multicri_slurm.cluster import Cluster
 from multicri_slurm.ending import Remains, gather, started_at_ns
 from multicri_slurm.records import Record, Records, Stage
+from multicri_slurm.script import REQUEUED
+from multicri_slurm.states import JobState
 from multicri_slurm.watcher import Watcher
+
+WORTH_TELLING_S = 2.0
 
 _FIRST_WORD = re.compile(r"[A-Za-z]+")
 _log = Log("slurm")
@@ -33,6 +37,8 @@ class Watching:
         self._watchers: dict[Account, Watcher] = {}
         self._clusters: dict[ContainerId, Cluster] = {}
         self._lines: dict[ContainerId, JobLine] = {}
+        self._waiting_since: dict[ContainerId, float] = {}
+        self._requeued: set[ContainerId] = set()
 
     def track(self, record: Record, job_id: JobId, cluster: Cluster) -> None:
         watcher = self._watchers.get(record.account)
@@ -55,22 +61,53 @@ class Watching:
         """What Slurm last said of the container's job."""
         return self._lines.get(container_id)
 
-    async def job_seen(self, container_id: ContainerId, line: JobLine, phase: Phase) -> None:
+    async def job_seen(self, container_id: ContainerId, line: JobLine, state: JobState) -> None:
         record, known = self._records.get(container_id), self._board.latest(container_id)
         if record is None or record.stage is not Stage.SUBMITTED:
             return
         self._lines[container_id] = line
-        if phase is Phase.QUEUED:
-            message = f"job {line.job_id} is {line.state}: {line.reason}" if line.reason else ""
-            reason = _FIRST_WORD.search(line.reason)
-            self._board.publish(
-                Report(container_id=container_id, phase=phase, reason=reason[0] if reason else "", message=message)
+        if state.phase is Phase.QUEUED:
+            if known is not None and known.phase is Phase.RUNNING:
+                await self._cancel_requeued(record, line)
+            else:
+                self._waits(record, line)
+            return
+        self._waiting_since.pop(container_id, None)
+        started_ns = known.started_at_ns if known is not None and known.phase is Phase.RUNNING else None
+        if started_ns is None:
+            started_ns = await started_at_ns(self._clusters[container_id], record.directory) or time.time_ns()
+            self.hurry(record.account)
+        self._board.publish(
+            Report(
+                container_id=container_id,
+                phase=Phase.RUNNING,
+                started_at_ns=started_ns,
+                reason=state.reason,
+                message=_sentence(line) if state.reason else f"job {line.job_id} runs on {line.nodes}",
             )
+        )
+
+    def _waits(self, record: Record, line: JobLine) -> None:
+        """Tell why, unless it has just begun to: most jobs of an idle cluster wait for a moment, for many reasons."""
+        since = self._waiting_since.setdefault(record.container_id, time.monotonic())
+        if time.monotonic() - since < WORTH_TELLING_S:
             return
-        if known is not None and known.phase is Phase.RUNNING:
-            return
-        started_ns = await started_at_ns(self._clusters[container_id], record.directory)
-        self._board.publish(Report(container_id=container_id, phase=phase, started_at_ns=started_ns or time.time_ns()))
+        reason = _FIRST_WORD.search(line.reason)
+        self._board.publish(
+            Report(
+                container_id=record.container_id,
+                phase=Phase.QUEUED,
+                reason=reason[0] if reason else "",
+                message=_sentence(line),
+            )
+        )
+
+    async def _cancel_requeued(self, record: Record, line: JobLine) -> None:
+        """Somebody requeued a job that forbids it. Its container has run: it neither goes on nor begins again."""
+        if record.container_id not in self._requeued:
+            self._requeued.add(record.container_id)
+            _log.warning("a job was requeued", container_id=record.container_id, job_id=line.job_id)
+        await self._clusters[record.container_id].signal("CANCEL", line.job_id)
         self.hurry(record.account)
 
     async def job_over(self, container_id: ContainerId, line: JobLine | None, *, only_if_told: bool = False) -> None:
@@ -83,10 +120,11 @@ class Watching:
             return
         if not remains.told and only_if_told:
             return
-        if not remains.told and line is not None and not line.exit_pair:  # squeue tells no exit code
-            told_by_others = (await cluster.history([record.job_id])).jobs.get(record.job_id)
-            if told_by_others is not None and told_by_others.exit_pair:
-                line = replace(line, exit_pair=told_by_others.exit_pair)
+        if line is not None and not line.exit_pair and not (remains.told and line.state != "CANCELLED"):
+            # squeue tells neither an exit code nor by whom a job was cancelled
+            told = (await cluster.history([record.job_id])).jobs.get(record.job_id)
+            if told is not None and told.state.split()[0] == line.state:
+                line = replace(line, state=told.state, exit_pair=told.exit_pair)
                 remains = await gather(cluster, record, line)
         await self._carrier.bring_message(record, cluster)
         await self._end(record, line, remains)
@@ -95,6 +133,8 @@ class Watching:
         report, known = remains.report, self._board.latest(record.container_id)
         if report.started_at_ns is None and known is not None:
             report = replace(report, started_at_ns=known.started_at_ns)
+        if record.container_id in self._requeued:
+            report = replace(report, reason=REQUEUED)
         if (now := self._records.get(record.container_id)) is None or now.stage is not Stage.SUBMITTED:
             return
         await self._records.change(
@@ -126,5 +166,11 @@ class Watching:
 
     def _unwatch(self, record: Record) -> None:
         self._clusters.pop(record.container_id, None)
+        self._waiting_since.pop(record.container_id, None)
+        self._requeued.discard(record.container_id)
         if (watcher := self._watchers.get(record.account)) is not None:
             watcher.drop(record.container_id)
+
+
+def _sentence(line: JobLine) -> str:
+    return f"job {line.job_id} is {line.state}{': ' if line.reason else ''}{line.reason}"

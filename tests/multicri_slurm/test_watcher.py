@@ -9,6 +9,7 @@ from multicri_slurm.answers import JobLine
 from multicri_slurm.cluster import Cluster
 from multicri_slurm.settings import read_settings
 from multicri_slurm.ssh import Result
+from multicri_slurm.states import JobState
 from multicri_slurm.watcher import Watcher
 
 from multicri_proxy.api.adapter import Phase
@@ -40,8 +41,8 @@ class Ears:
     def __init__(self) -> None:
         self.heard: asyncio.Queue[tuple[object, ...]] = asyncio.Queue()
 
-    async def job_seen(self, container_id: ContainerId, line: JobLine, phase: Phase) -> None:
-        self.heard.put_nowait(("seen", container_id, phase))
+    async def job_seen(self, container_id: ContainerId, line: JobLine, state: JobState) -> None:
+        self.heard.put_nowait(("seen", container_id, state.phase))
 
     async def job_over(self, container_id: ContainerId, line: JobLine | None, *, only_if_told: bool = False) -> None:
         self.heard.put_nowait(("over", container_id, line.state if line else None, only_if_told))

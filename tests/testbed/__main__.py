@@ -4,10 +4,11 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import get_args
 
 from testbed.bed import Testbed
 from testbed.programs import TestbedError
-from testbed.settings import Settings, default_base
+from testbed.settings import ReleaseName, Settings, default_base
 
 EXIT_DOWN = 3
 
@@ -20,7 +21,12 @@ def main() -> int:
             case "install":
                 Testbed(settings=Settings(base=base)).install()
             case "up":
-                settings = Settings(base=base, accounting=options.accounting, memory_limits=options.memory_limits)
+                settings = Settings(
+                    base=base,
+                    release=options.release,
+                    accounting=options.accounting,
+                    memory_limits=options.memory_limits,
+                )
                 Testbed(settings=settings).up()
                 return _status(base)
             case "down":
@@ -43,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("install", help="install the Debian packages it needs")
     up = commands.add_parser("up", help="bring it up")
+    up.add_argument("--release", choices=get_args(ReleaseName), default="trixie", help="the cluster's Debian")
     up.add_argument("--accounting", action="store_true", help="with mariadb and slurmdbd")
     up.add_argument("--memory-limits", action="store_true", help="let Slurm enforce memory, by cgroup v1")
     commands.add_parser("down", help="take it down; only the cache stays")

@@ -126,8 +126,9 @@ AccountingStorageTRES=gres/gpu
 AccountingStoreFlags=job_comment,job_env,job_script"""
 WITHOUT_ACCOUNTING = "AccountingStorageType=accounting_storage/none"
 GRES_CONF = "NodeName=cn2 Name=gpu Type=a100 File=/dev/fakegpu[0-1]\n"
-# Without a cgroup.conf slurmd dies after daemonizing, with exit code 0.
+# Without a cgroup.conf slurmd dies after daemonizing, with exit code 0. 22.05 cannot do without a plug-in.
 NO_CGROUPS = "CgroupPlugin=disabled\n"
+NO_CGROUPS_22_05 = "CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n"
 CGROUP_V1 = """\
 CgroupPlugin=cgroup/v1
 CgroupMountpoint=/sys/fs/cgroup
@@ -176,11 +177,11 @@ UseDNS no
 PrintMotd no
 MaxSessions 100
 MaxStartups 100:30:200
-# tests of refused logins must not shut out the tests after them
-PerSourcePenalties no
 AllowTcpForwarding yes
 Subsystem sftp internal-sftp
 """
+# Tests of refused logins must not shut out the tests after them. bookworm's sshd penalizes nobody, and knows no such word.
+NO_PENALTIES = "PerSourcePenalties no\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,7 +272,11 @@ class Cluster:
     @property
     def root(self) -> ClusterRoot:
         return ClusterRoot(
-            cache=self.settings.cache, authority=self.authority, users=USERS, accounting=self.settings.accounting
+            release=self.settings.release,
+            cache=self.settings.cache,
+            authority=self.authority,
+            users=USERS,
+            accounting=self.settings.accounting,
         )
 
     def prepare(self) -> None:
@@ -390,13 +395,16 @@ class Cluster:
             accounting=WITH_ACCOUNTING if settings.accounting else WITHOUT_ACCOUNTING,
             min_job_age_s=settings.min_job_age_s,
         )
+        no_cgroups, no_penalties = NO_CGROUPS, NO_PENALTIES
+        if settings.release == "bookworm":
+            no_cgroups, no_penalties = NO_CGROUPS_22_05, ""
         files = {
             "etc/hostname": f"{host.name}\n",
             "etc/hosts": f"127.0.0.1 localhost\n{names}{settings.gateway} {settings.registry_name}\n",
             "etc/slurm/slurm.conf": slurm_conf,
             "etc/slurm/gres.conf": GRES_CONF,
-            "etc/slurm/cgroup.conf": CGROUP_V1 if settings.memory_limits else NO_CGROUPS,
-            "etc/ssh/sshd_config": SSHD_CONFIG,
+            "etc/slurm/cgroup.conf": CGROUP_V1 if settings.memory_limits else no_cgroups,
+            "etc/ssh/sshd_config": SSHD_CONFIG + no_penalties,
         }
         for path, text in files.items():
             (host.upper / path).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The cluster's root file system: Debian trixie with Slurm, sshd, Apptainer, Charliecloud and OpenMPI. Built once."""
+"""The cluster's root file system: Debian with Slurm, sshd, Apptainer, Charliecloud and OpenMPI. Built once a release."""
 
 import hashlib
 import shutil
@@ -9,8 +9,8 @@ from pathlib import Path
 from testbed.authority import Authority
 from testbed.packages import NO_DAEMONS, Mirror, mirror
 from testbed.programs import CLEAN_ENV, run
+from testbed.settings import ReleaseName
 
-SUITE = "trixie"
 PACKAGES = (
     "catatonit",  # PID 1 of each host: reaps
     "charliecloud",
@@ -19,9 +19,7 @@ PACKAGES = (
     "fuse3",
     "iproute2",
     "jq",
-    "libpmix2t64",  # slurmd's mpi/pmix opens it
     "munge",
-    "openmpi-bin",
     "openssh-server",
     "procps",
     "slurm-client",
@@ -30,12 +28,33 @@ PACKAGES = (
     "squashfuse",
     "uidmap",
 )
-# trixie has no Apptainer; sid does, and nothing else may come from there
-SID_PACKAGES = ("apptainer",)
 # needed to compile the MPI program, and gone afterwards
 COMPILER_PACKAGES = ("gcc", "libc6-dev", "libopenmpi-dev")
 MPI_SOURCE = Path(__file__).with_name("mpi-ranks.c")
 MPI_PROGRAM = Path("usr/local/bin/mpi-ranks")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """What a Debian release has beyond `PACKAGES`. sid_packages: come from sid, as nothing else may."""
+
+    packages: tuple[str, ...] = ()
+    sid_packages: tuple[str, ...] = ()
+
+    @property
+    def mpi(self) -> bool:
+        return "openmpi-bin" in self.packages
+
+
+# bookworm has no Apptainer, and sid's wants a newer libc: there, Charliecloud is all there is.
+RELEASES: dict[ReleaseName, Release] = {
+    "bookworm": Release(),
+    "trixie": Release(
+        packages=("libpmix2t64", "openmpi-bin"),  # the first is what slurmd's mpi/pmix opens
+        sid_packages=("apptainer",),
+    ),
+    "sid": Release(packages=("apptainer",)),
+}
 ACCOUNTING_PACKAGES = ("mariadb-server", "slurm-wlm-mysql-plugin", "slurmdbd")
 APPTAINER_GROUP = "apptainer"
 BUILD_TIMEOUT_S = 1200
@@ -84,6 +103,7 @@ class RootUser:
 class ClusterRoot:
     """The root file system for these users; with accounting it has a database too."""
 
+    release: ReleaseName
     cache: Path
     authority: Authority
     users: tuple[RootUser, ...]
@@ -91,20 +111,21 @@ class ClusterRoot:
 
     @property
     def packages(self) -> tuple[str, ...]:
-        return PACKAGES + (ACCOUNTING_PACKAGES if self.accounting else ())
+        accounting = ACCOUNTING_PACKAGES if self.accounting else ()
+        return (*PACKAGES, *RELEASES[self.release].packages, *accounting)
 
     @property
     def path(self) -> Path:
         """Where it is, once built. Another recipe, user or CA makes another root."""
         texts = (Path(__file__).read_text(), MPI_SOURCE.read_text(), self.authority.certificate.read_text())
         ingredients = (texts, self.packages, self.users)
-        return self.cache / f"root-{hashlib.sha256(repr(ingredients).encode()).hexdigest()[:12]}"
+        return self.cache / f"root-{self.release}-{hashlib.sha256(repr(ingredients).encode()).hexdigest()[:12]}"
 
     def ensure(self) -> None:
         """Build it unless the cache has it: about a minute."""
         if self.path.exists():
             return
-        partial = self.cache / "root.partial"
+        partial = self.cache / f"root-{self.release}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         _build(partial, mirror(), self)
@@ -115,19 +136,22 @@ def _build(root: Path, archive: Mirror, wanted: ClusterRoot) -> None:
     variables = {key.split("::")[1] + "_proxy": value for key, value in archive.proxies}
     env = {**CLEAN_ENV, **variables, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
     include = "--include=ca-certificates"
-    _contained(["debootstrap", "--variant=minbase", include, SUITE, str(root), archive.uri], env)
+    _contained(["debootstrap", "--variant=minbase", include, wanted.release, str(root), archive.uri], env)
     for path, text in FILES.items():
         (root / path).write_text(text)
     (root / "usr/sbin/policy-rc.d").chmod(0o755)
-    (root / "etc/apt/sources.list").write_text(f"deb {archive.uri} {SUITE} main\ndeb {archive.uri} sid main\n")
+    release = RELEASES[wanted.release]
+    suites = (wanted.release, "sid") if release.sid_packages else (wanted.release,)
+    (root / "etc/apt/sources.list").write_text("".join(f"deb {archive.uri} {suite} main\n" for suite in suites))
     shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
 
     def inside(*argv: str) -> None:
         _contained(["chroot", str(root), *argv], env)
 
     inside("apt-get", "-q", "update")
-    inside("apt-get", "-q", "-y", "install", *wanted.packages, *(f"{name}/sid" for name in SID_PACKAGES))
-    _compile_mpi_program(root, inside)
+    inside("apt-get", "-q", "-y", "install", *wanted.packages, *(f"{name}/sid" for name in release.sid_packages))
+    if release.mpi:
+        _compile_mpi_program(root, inside)
     inside("apt-get", "clean")
     shutil.rmtree(root / "var/lib/apt/lists")
     (root / "etc/resolv.conf").write_text("")
@@ -136,7 +160,8 @@ def _build(root: Path, archive: Mirror, wanted: ClusterRoot) -> None:
         groups = ["--groups", APPTAINER_GROUP] if user.apptainer else []
         inside("useradd", "--create-home", "--shell", "/bin/bash", "--uid", str(user.uid), *groups, user.name)
         run(["chroot", str(root), "chpasswd"], timeout_s=30, stdin=f"{user.name}:{user.password}\n")
-    _restrict_apptainer(root, inside)
+    if (root / "usr/bin/apptainer").exists():
+        _restrict_apptainer(root, inside)
     shutil.copy(wanted.authority.certificate, root / "usr/local/share/ca-certificates/testbed.crt")
     inside("update-ca-certificates")
 

@@ -5,6 +5,10 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
+
+ReleaseName = Literal["bookworm", "trixie", "sid"]
+"""Debian releases, for their Slurm: 22.05, 24.11, and the newest that Debian has."""
 
 CLUSTER_NETWORK = ipaddress.IPv4Network("10.77.0.0/24")
 POD_NETWORK = ipaddress.IPv4Network("10.78.0.0/24")
@@ -20,6 +24,8 @@ class Settings:
     """Interface names have at most 15 characters. Both networks are /24 and exist on this machine only."""
 
     base: Path = field(default_factory=default_base)
+    release: ReleaseName = "trixie"
+    """The Debian release, and so the Slurm, of the cluster's hosts."""
     accounting: bool = False
     """Run mariadb and slurmdbd on the login host, so that sacct knows finished jobs."""
     memory_limits: bool = False

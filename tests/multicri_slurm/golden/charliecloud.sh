@@ -42,6 +42,10 @@ multicri_child=
 multicri_signalled=
 multicri_prepare
 if ! mkdir claim; then
+  if [ "$(cat claim/job)" = "$SLURM_JOB_ID" ] && [ ! -e exit ]; then
+    echo 'multicri: Slurm has requeued this job, and its container does not run twice' >&2
+    multicri_finish 137 Requeued
+  fi
   echo 'multicri: another job runs this container' >&2
   exit 0
 fi
