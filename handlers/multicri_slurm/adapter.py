@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 from weakref import WeakValueDictionary
 
-from multicri_proxy.api.adapter import AdapterContext, ContainerSpec, OutputStream, Phase, Report
+from multicri_proxy.api.adapter import AdapterContext, ContainerSpec, OutputStream, Phase, Report, Usage
 from multicri_proxy.api.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -38,6 +38,7 @@ from multicri_slurm.settings import read_settings
 from multicri_slurm.ssh import Connections
 from multicri_slurm.staging import Stager
 from multicri_slurm.tail import Tails
+from multicri_slurm.usage import Usages
 from multicri_slurm.volumes import Kind
 from multicri_slurm.watching import Watching
 
@@ -69,6 +70,7 @@ class SlurmAdapter:
         self._watching = Watching(
             self._records, self._board, self._tasks, self._settings.poll_interval_s, self._carrier
         )
+        self._usages = Usages(self._records, self._board, self._tasks, self._cluster_of)
         self._submits: dict[ContainerId, asyncio.Future[None]] = {}
         self._sweeps: dict[ContainerId, asyncio.Future[None]] = {}
 
@@ -194,6 +196,9 @@ class SlurmAdapter:
             stream=stream,
             offset=offset_bytes,
         )
+
+    def usage(self, container_id: ContainerId) -> Usage | None:
+        return self._usages.of(container_id)
 
     async def details(self, container_id: ContainerId) -> Mapping[str, str]:
         record = self._records.get(container_id)

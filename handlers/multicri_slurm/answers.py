@@ -73,6 +73,47 @@ def sacct_jobs(lines: Iterable[str]) -> dict[JobId, JobLine]:
     return jobs
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepUsage:
+    """What the processes of a job's step use, all together."""
+
+    cpu_ns: int
+    memory_bytes: int
+
+
+def sstat_usage(lines: Iterable[str]) -> dict[JobId, dict[str, StepUsage]]:
+    """Lines of ``sstat -a -n -P -o JobID,TRESUsageInTot``: by job, by step."""
+    jobs: dict[JobId, dict[str, StepUsage]] = {}
+    for line in lines:
+        name, _, tres = line.partition("|")
+        job, _, step = name.partition(".")
+        told = dict(pair.partition("=")[::2] for pair in tres.split(","))
+        cpu_s, memory_bytes = _seconds(told.get("cpu", "")), _bytes(told.get("mem", ""))
+        if job.isdecimal() and cpu_s is not None and memory_bytes is not None:
+            usage = StepUsage(cpu_ns=round(cpu_s * 1_000_000_000), memory_bytes=memory_bytes)
+            jobs.setdefault(JobId(int(job)), {})[step] = usage
+    return jobs
+
+
+_DURATION = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)", re.ASCII)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGTP]?)", re.ASCII)
+
+
+def _seconds(text: str) -> float | None:
+    """``[days-][hours:]minutes:seconds``"""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        return None
+    days, hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def _bytes(text: str) -> int | None:
+    """``112544K``"""
+    match = _SIZE.fullmatch(text)
+    return int(float(match[1]) * 1024 ** " KMGTP".index(match[2] or " ")) if match is not None else None
+
+
 _SCONTROL = {
     "job_id": re.compile(r"(?:^|\s)JobId=(\d+)"),
     "name": re.compile(r"(?:^|\s)JobName=(\S+)"),

@@ -19,6 +19,7 @@ from multicri_slurm.accounts import Login
 from multicri_slurm.answers import (
     MARK,
     JobLine,
+    StepUsage,
     facts,
     refusal_of_sbatch,
     sacct_jobs,
@@ -26,6 +27,7 @@ from multicri_slurm.answers import (
     says_unknown_job,
     scontrol_job,
     squeue_jobs,
+    sstat_usage,
 )
 from multicri_slurm.settings import Settings
 from multicri_slurm.ssh import Connection, Dialogue
@@ -282,6 +284,20 @@ class Cluster:
                 elif forgotten and sacct_spoke:
                     unknown.add(job_id)
         return History(jobs=jobs, unknown=frozenset(unknown), unended=frozenset(unended))
+
+    async def usage(self, job_ids: Sequence[JobId]) -> Mapping[JobId, Mapping[str, StepUsage]]:
+        """What the steps of running jobs use, of those that sstat has a word for.
+
+        Raises Unavailable if it has none for any, with what it says instead.
+        """
+        found: dict[JobId, Mapping[str, StepUsage]] = {}
+        for begin in range(0, len(job_ids), MOST_JOBS_TO_SACCT):
+            some = job_ids[begin : begin + MOST_JOBS_TO_SACCT]
+            answer = await self._script(remote_scripts.USAGE, *map(str, some), need_done=False)
+            if "done" not in answer:
+                raise Unavailable(f"{self.login.account}: sstat: {' '.join(answer.get('stderr', ('no answer',)))}")
+            found |= sstat_usage(answer.get("sstat", ()))
+        return found
 
     async def signal(self, name: Signal, job_id: JobId) -> None:
         """Ask Slurm to signal a job. That Slurm has taken it is seen by the job's state, not here."""

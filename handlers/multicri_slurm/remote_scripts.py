@@ -196,6 +196,23 @@ main "$@"
 those whose end is not recorded. Says what each knows, and their errors apart.
 """
 
+USAGE: Final = (
+    _TOOLS
+    + r"""
+main() { # job ids
+  command -v sstat >/dev/null 2>&1 || { say stderr='sstat: command not found'; return; }
+  if answer=$(sstat -a -n -P -j "$(IFS=,; echo "$*")" -o JobID,TRESUsageInTot 2>&1); then
+    printf '%s\n' "$answer" | sed 's/^/multicri:sstat=/'
+    say done=usage
+  else
+    printf '%s\n' "$answer" | say_lines stderr
+  fi
+}
+main "$@"
+"""
+)
+"""Says a line of sstat for each step that runs; a job that has none is no error."""
+
 SIGNAL: Final = (
     _TOOLS
     + r"""

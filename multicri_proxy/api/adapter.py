@@ -103,6 +103,20 @@ class Report:
     message: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a running container uses. Absent is not zero.
+
+    measured_at_ns: Unix time. cpu_ns: time of one core, summed since its start; it never goes back.
+    cpu_nano_cores: of late; 1e9 is one core. memory_bytes: what it holds now and cannot be made to give back.
+    """
+
+    measured_at_ns: int
+    cpu_ns: int | None = None
+    cpu_nano_cores: int | None = None
+    memory_bytes: int | None = None
+
+
 class OutputStream(Enum):
     """The two streams of a container, by their names in CRI's log format."""
 
@@ -165,6 +179,13 @@ class Adapter(Protocol):
         """What the container wrote, from an offset on; ends when it has exited and everything was read.
 
         Raises Unavailable if the way there is cut: ask again, with the offset that was reached.
+        """
+        ...
+
+    def usage(self, container_id: ContainerId) -> Usage | None:
+        """What it used when that was measured last, from memory; None if it never was.
+
+        Asking is what keeps it measured, in the background.
         """
         ...
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
+from multicri_proxy.api.adapter import Usage
 from multicri_proxy.api.image import Image
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.runtime.records import Container, ContainerState, Sandbox, SandboxState
@@ -20,7 +21,6 @@ CONTAINER_STATES = {
     ContainerState.CREATED: cri.CONTAINER_CREATED,
     ContainerState.RUNNING: cri.CONTAINER_RUNNING,
     ContainerState.EXITED: cri.CONTAINER_EXITED,
-    ContainerState.UNKNOWN: cri.CONTAINER_UNKNOWN,
 }
 
 _LARGEST_BATCH_BYTES = 1 << 20
@@ -92,8 +92,8 @@ def container_status(record: Container, log_directory: str) -> cri.ContainerStat
     )
 
 
-def container_stats(record: Container, now_ns: int) -> cri.ContainerStats:
-    """When, but not how much: what a job uses is used on another machine, and absent is not zero."""
+def container_stats(record: Container, usage: Usage | None, now_ns: int) -> cri.ContainerStats:
+    """What was not measured is absent, which is not zero."""
     return cri.ContainerStats(
         attributes=cri.ContainerAttributes(
             id=record.id,
@@ -101,12 +101,16 @@ def container_stats(record: Container, now_ns: int) -> cri.ContainerStats:
             labels=record.labels,
             annotations=record.annotations,
         ),
-        cpu=cri.CpuUsage(timestamp=now_ns),
-        memory=cri.MemoryUsage(timestamp=now_ns),
+        cpu=_cpu(usage, now_ns),
+        memory=_memory(usage, now_ns),
     )
 
 
-def pod_sandbox_stats(sandbox: Sandbox, containers: Iterable[Container], now_ns: int) -> cri.PodSandboxStats:
+def pod_sandbox_stats(
+    sandbox: Sandbox, containers: Sequence[tuple[Container, Usage | None]], now_ns: int
+) -> cri.PodSandboxStats:
+    """The pod's usage is the sum of its containers', as far as each was measured: there is nothing else of it."""
+    usage = total([usage for _, usage in containers if usage is not None])
     return cri.PodSandboxStats(
         attributes=cri.PodSandboxAttributes(
             id=sandbox.id,
@@ -115,13 +119,51 @@ def pod_sandbox_stats(sandbox: Sandbox, containers: Iterable[Container], now_ns:
             annotations=sandbox.annotations,
         ),
         linux=cri.LinuxPodSandboxStats(
-            cpu=cri.CpuUsage(timestamp=now_ns),
-            memory=cri.MemoryUsage(timestamp=now_ns),
+            cpu=_cpu(usage, now_ns),
+            memory=_memory(usage, now_ns),
             network=cri.NetworkUsage(timestamp=now_ns),
             process=cri.ProcessUsage(timestamp=now_ns),
-            containers=[container_stats(one, now_ns) for one in containers],
+            containers=[container_stats(record, usage, now_ns) for record, usage in containers],
         ),
     )
+
+
+def total(usages: Sequence[Usage]) -> Usage | None:
+    """The sum of several measurements, as old as the oldest; None of none."""
+    if not usages:
+        return None
+
+    def add(values: Iterable[int | None]) -> int | None:
+        known = [value for value in values if value is not None]
+        return sum(known) if known else None
+
+    return Usage(
+        measured_at_ns=min(usage.measured_at_ns for usage in usages),
+        cpu_ns=add(usage.cpu_ns for usage in usages),
+        cpu_nano_cores=add(usage.cpu_nano_cores for usage in usages),
+        memory_bytes=add(usage.memory_bytes for usage in usages),
+    )
+
+
+def _cpu(usage: Usage | None, now_ns: int) -> cri.CpuUsage:
+    if usage is None:
+        return cri.CpuUsage(timestamp=now_ns)
+    return cri.CpuUsage(
+        timestamp=usage.measured_at_ns,
+        usage_core_nano_seconds=_number(usage.cpu_ns),
+        usage_nano_cores=_number(usage.cpu_nano_cores),
+    )
+
+
+def _memory(usage: Usage | None, now_ns: int) -> cri.MemoryUsage:
+    if usage is None:
+        return cri.MemoryUsage(timestamp=now_ns)
+    memory = _number(usage.memory_bytes)
+    return cri.MemoryUsage(timestamp=usage.measured_at_ns, working_set_bytes=memory, rss_bytes=memory)
+
+
+def _number(value: int | None) -> cri.UInt64Value | None:
+    return cri.UInt64Value(value=value) if value is not None else None
 
 
 def image(record: Image) -> cri.Image:

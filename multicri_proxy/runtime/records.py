@@ -27,10 +27,11 @@ class SandboxState(Enum):
 
 
 class ContainerState(Enum):
+    """CRI's, but for UNKNOWN, which the kubelet takes for dead: a silent cluster changes nothing of what was known."""
+
     CREATED = "created"
     RUNNING = "running"
     EXITED = "exited"
-    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

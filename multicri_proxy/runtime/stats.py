@@ -1,12 +1,15 @@
-"""CRI's calls for stats and metrics: who there is and when, not how much is used, which no adapter tells yet."""
+"""CRI's calls for stats and metrics, from what the adapter has measured: from memory, and never failing a list."""
 
 from collections.abc import AsyncIterator
 
+from multicri_proxy.api.adapter import Usage
+from multicri_proxy.api.ids import PodSandboxId
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.runtime import messages
 from multicri_proxy.runtime.calls import Calls
 from multicri_proxy.runtime.filters import select_containers, select_sandboxes
 from multicri_proxy.runtime.records import Container, ContainerState, Sandbox, SandboxState
+from multicri_proxy.runtime.usage_metrics import descriptors, pod_sandbox_metrics
 
 
 class StatsCalls(Calls):
@@ -14,7 +17,7 @@ class StatsCalls(Calls):
 
     async def container_stats(self, request: cri.ContainerStatsRequest) -> cri.ContainerStatsResponse:
         record = self._parts.pods.container(request.container_id).record
-        return cri.ContainerStatsResponse(stats=messages.container_stats(record, self._parts.now_ns()))
+        return cri.ContainerStatsResponse(stats=self._stats_of_container(record))
 
     async def list_container_stats(self, request: cri.ListContainerStatsRequest) -> cri.ListContainerStatsResponse:
         return cri.ListContainerStatsResponse(stats=self._container_stats(request.filter))
@@ -27,7 +30,9 @@ class StatsCalls(Calls):
 
     async def pod_sandbox_stats(self, request: cri.PodSandboxStatsRequest) -> cri.PodSandboxStatsResponse:
         record = self._parts.pods.sandbox(request.pod_sandbox_id).record
-        return cri.PodSandboxStatsResponse(stats=self._stats_of(record))
+        containers = _running([entry.record for entry in self._parts.pods.containers_of(record.id)])
+        usages = self._usages(containers).get(record.id, ())
+        return cri.PodSandboxStatsResponse(stats=messages.pod_sandbox_stats(record, usages, self._parts.now_ns()))
 
     async def list_pod_sandbox_stats(self, request: cri.ListPodSandboxStatsRequest) -> cri.ListPodSandboxStatsResponse:
         return cri.ListPodSandboxStatsResponse(stats=self._pod_sandbox_stats(request.filter))
@@ -41,31 +46,44 @@ class StatsCalls(Calls):
     async def list_pod_sandbox_metrics(
         self, request: cri.ListPodSandboxMetricsRequest
     ) -> cri.ListPodSandboxMetricsResponse:
-        return cri.ListPodSandboxMetricsResponse()
+        return cri.ListPodSandboxMetricsResponse(pod_metrics=self._metrics())
 
     async def stream_pod_sandbox_metrics(
         self, request: cri.StreamPodSandboxMetricsRequest
     ) -> AsyncIterator[cri.StreamPodSandboxMetricsResponse]:
-        for batch in messages.batches(list[cri.PodSandboxMetrics]()):
+        for batch in messages.batches(self._metrics()):
             yield cri.StreamPodSandboxMetricsResponse(pod_sandbox_metrics=batch)
 
     async def list_metric_descriptors(
         self, request: cri.ListMetricDescriptorsRequest
     ) -> cri.ListMetricDescriptorsResponse:
-        return cri.ListMetricDescriptorsResponse()
+        return cri.ListMetricDescriptorsResponse(descriptors=descriptors())
 
     def _container_stats(self, wanted: cri.ContainerStatsFilter) -> list[cri.ContainerStats]:
-        now_ns = self._parts.now_ns()
         running = select_containers(_running(self._parts.pods.containers()), wanted)
-        return [messages.container_stats(record, now_ns) for record in running]
+        return [self._stats_of_container(record) for record in running]
+
+    def _stats_of_container(self, record: Container) -> cri.ContainerStats:
+        return messages.container_stats(record, self._parts.adapter.usage(record.id), self._parts.now_ns())
 
     def _pod_sandbox_stats(self, wanted: cri.PodSandboxStatsFilter) -> list[cri.PodSandboxStats]:
-        ready = [record for record in self._parts.pods.sandboxes() if record.state is SandboxState.READY]
-        return [self._stats_of(record) for record in select_sandboxes(ready, wanted)]
+        usages, now_ns = self._usages(_running(self._parts.pods.containers())), self._parts.now_ns()
+        sandboxes = select_sandboxes(self._ready(), wanted)
+        return [messages.pod_sandbox_stats(sandbox, usages.get(sandbox.id, ()), now_ns) for sandbox in sandboxes]
 
-    def _stats_of(self, sandbox: Sandbox) -> cri.PodSandboxStats:
-        containers = [entry.record for entry in self._parts.pods.containers_of(sandbox.id)]
-        return messages.pod_sandbox_stats(sandbox, _running(containers), self._parts.now_ns())
+    def _metrics(self) -> list[cri.PodSandboxMetrics]:
+        usages = self._usages(_running(self._parts.pods.containers()))
+        return [pod_sandbox_metrics(sandbox, usages.get(sandbox.id, ())) for sandbox in self._ready()]
+
+    def _ready(self) -> list[Sandbox]:
+        return [record for record in self._parts.pods.sandboxes() if record.state is SandboxState.READY]
+
+    def _usages(self, containers: list[Container]) -> dict[PodSandboxId, list[tuple[Container, Usage | None]]]:
+        """By sandbox, in one pass: there may be thousands."""
+        usages: dict[PodSandboxId, list[tuple[Container, Usage | None]]] = {}
+        for record in containers:
+            usages.setdefault(record.sandbox_id, []).append((record, self._parts.adapter.usage(record.id)))
+        return usages
 
 
 def _running(records: list[Container]) -> list[Container]:

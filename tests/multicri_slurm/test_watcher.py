@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 
 from multicri_slurm.accounts import Account, Login
-from multicri_slurm.answers import JobLine
-from multicri_slurm.cluster import Cluster
+from multicri_slurm.answers import JobLine, facts
+from multicri_slurm.cluster import MOST_JOBS_TO_SACCT, MOST_JOBS_TO_SCONTROL, Cluster
+from multicri_slurm.remote_scripts import HISTORY
 from multicri_slurm.settings import read_settings
 from multicri_slurm.ssh import Result
 from multicri_slurm.states import JobState
@@ -26,10 +29,12 @@ class CannedConnection:
     def __init__(self, queue: Sequence[str], history: Sequence[str] = ("",)) -> None:
         self.queue, self.history = list(queue), list(history)
         self.asked: asyncio.Queue[str] = asyncio.Queue()
+        self.argvs: list[Sequence[str]] = []
 
     async def run(self, argv: Sequence[str], stdin: bytes, timeout_s: float, *, long: bool = False) -> Result:
         which = self.queue if b"squeue" in stdin else self.history
         answer = which.pop(0) if len(which) > 1 else which[0]
+        self.argvs.append(argv)
         self.asked.put_nowait("queue" if which is self.queue else "history")
         if answer == "cut":
             raise Unavailable("cut")
@@ -122,3 +127,75 @@ async def test_a_job_whose_end_cannot_be_read_keeps_no_other_jobs_end_from_being
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running
+
+
+async def test_a_job_that_only_the_accounting_still_has_running_is_not_lost_at_once() -> None:
+    history = f"scontrol-error-7={GONE}\nsacct=7|RUNNING|0:0|cn1|lab|n\nsacct-done=1\ndone=history"
+    news = await first_news(CannedConnection(["done=queue"], [history]), count=3)
+    assert news == [("over", "c", None, True)] * 3
+
+
+async def test_an_old_word_of_the_accounting_is_not_taken_for_what_the_job_does_now() -> None:
+    old = "sacct=7|PENDING|0:0||lab|n\nsacct-done=1\ndone=history"
+    new = "scontrol-7=JobId=7 JobName=n JobState=RUNNING Reason=None NodeList=cn1\n" + old
+    assert await first_news(CannedConnection(["done=queue"], [old, new])) == [("seen", "c", Phase.RUNNING)]
+
+
+async def test_the_history_of_many_jobs_costs_few_queries_of_a_bounded_size() -> None:
+    connection = CannedConnection([""], [f"scontrol-error-1={GONE}\nsacct-done=1\ndone=history"])
+    cluster = Cluster(Login(account=ACCOUNT, password="x"), connection, read_settings({}))  # type: ignore[arg-type]
+    jobs = [JobId(number) for number in range(1, 5001)]
+    history = await cluster.history(jobs)
+    assert history.unknown == {1}
+    assert len(connection.argvs) == 5000 // MOST_JOBS_TO_SACCT
+    assert max(len(" ".join(argv)) for argv in connection.argvs) < 10_000
+    allowances = [int(argv[3]) for argv in connection.argvs]
+    assert allowances == [MOST_JOBS_TO_SCONTROL - number for number in range(len(allowances))]
+
+
+async def test_five_thousand_jobs_are_watched_with_one_query() -> None:
+    queue = "".join(f"squeue={number}|RUNNING|cn1|lab|n|None\n" for number in range(1, 5001)) + "done=queue"
+    connection, ears = CannedConnection([queue]), Ears()
+    watcher = Watcher(ACCOUNT, ears, poll_interval_s=3600)
+    cluster = Cluster(Login(account=ACCOUNT, password="x"), connection, read_settings({}))  # type: ignore[arg-type]
+    for number in range(1, 5001):
+        watcher.track(ContainerId(f"c{number}"), JobId(number), cluster)
+    running = asyncio.ensure_future(watcher.run())
+    async with asyncio.timeout(60):
+        heard = {(await ears.heard.get())[1] for _ in range(5000)}
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    assert len(heard) == 5000
+    assert connection.asked.get_nowait() == "queue"
+    assert connection.asked.empty()
+
+
+SACCT = """#!/bin/sh
+echo sacct >> "$CALLS"
+for number in $(seq 101 600); do echo "$number|COMPLETED|0:0|cn1|lab|n"; done
+echo "100|RUNNING|0:0|cn1|lab|n"
+"""
+SCONTROL = """#!/bin/sh
+echo scontrol >> "$CALLS"
+echo "slurm_load_jobs error: Invalid job id specified" >&2
+exit 1
+"""
+
+
+def test_the_remote_script_asks_scontrol_only_for_the_first_few_jobs_that_sacct_tells_no_end_of(tmp_path: Path) -> None:
+    for name, text in (("sacct", SACCT), ("scontrol", SCONTROL)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        ["sh", "-s", "--", "5", *map(str, range(1, 601))],
+        input=HISTORY.encode(),
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "CALLS": str(tmp_path / "calls")},
+        capture_output=True,
+        check=True,
+    )
+    told = facts(done.stdout)
+    assert (tmp_path / "calls").read_text().split() == ["sacct", *["scontrol"] * 5]
+    assert len(told["sacct"]) == 501
+    assert {name for name in told if name.startswith("scontrol")} == {f"scontrol-error-{n}" for n in range(1, 6)}
+    assert "done" in told

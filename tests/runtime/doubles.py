@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from multicri_proxy.api.adapter import ContainerSpec, OutputStream, Phase, Report
+from multicri_proxy.api.adapter import ContainerSpec, OutputStream, Phase, Report, Usage
 from multicri_proxy.api.errors import NotFound
 from multicri_proxy.api.ids import ContainerId, ImageId, ImageRef
 from multicri_proxy.api.image import Image
@@ -28,6 +28,7 @@ class Job:
     spec: ContainerSpec
     starts: int = 0
     report: Report | None = None
+    usage: Usage | None = None
     output: dict[OutputStream, bytes] = field(default_factory=lambda: dict.fromkeys(OutputStream, b""))
 
 
@@ -148,6 +149,10 @@ class MemoryAdapter:
             if job.report and job.report.phase is Phase.EXITED:
                 return
             await self._cluster.changed_since(seen)
+
+    def usage(self, container_id: ContainerId) -> Usage | None:
+        job = self._cluster.jobs.get(container_id)
+        return job.usage if job else None
 
     async def details(self, container_id: ContainerId) -> Mapping[str, str]:
         await self._cluster.enter("details", container_id)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from multicri_proxy.api.adapter import Usage
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument, NotFound
+from multicri_proxy.api.ids import ContainerId
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.runtime.service import Runtime
 from runtime.doubles import IMAGE, Client, Node
@@ -101,8 +103,45 @@ async def test_stats_are_of_what_runs_and_say_when(client: Client) -> None:
     assert one.stats.attributes.id == stopped
     with pytest.raises(NotFound):
         await runtime.container_stats(cri.ContainerStatsRequest(container_id="f" * 64))
-    assert not (await runtime.list_metric_descriptors(cri.ListMetricDescriptorsRequest())).descriptors
-    assert not (await runtime.list_pod_sandbox_metrics(cri.ListPodSandboxMetricsRequest())).pod_metrics
+
+
+async def test_stats_are_what_the_adapter_has_measured_and_a_pods_are_their_sum(client: Client, node: Node) -> None:
+    runtime, sandbox_id = client.runtime, await client.sandbox()
+    measured, also, unmeasured = [await client.started(sandbox_id, name) for name in ("one", "two", "three")]
+    jobs = node.cluster.jobs
+    jobs[ContainerId(measured)].usage = Usage(measured_at_ns=70, cpu_ns=5, cpu_nano_cores=3, memory_bytes=100)
+    jobs[ContainerId(also)].usage = Usage(measured_at_ns=60, cpu_ns=2, memory_bytes=11)
+    stats = (await runtime.list_container_stats(cri.ListContainerStatsRequest())).stats
+    assert [one.attributes.id for one in stats] == [measured, also, unmeasured]
+    assert (stats[0].cpu.timestamp, stats[0].cpu.usage_core_nano_seconds.value) == (70, 5)
+    assert (stats[0].memory.timestamp, stats[0].memory.working_set_bytes.value) == (70, 100)
+    assert [one.cpu.HasField("usage_nano_cores") for one in stats] == [True, False, False]
+    assert not stats[2].memory.HasField("working_set_bytes")
+    one = (await runtime.pod_sandbox_stats(cri.PodSandboxStatsRequest(pod_sandbox_id=sandbox_id))).stats.linux
+    assert (one.cpu.timestamp, one.cpu.usage_core_nano_seconds.value, one.cpu.usage_nano_cores.value) == (60, 7, 3)
+    assert one.memory.working_set_bytes.value == 111
+    [listed] = (await runtime.list_pod_sandbox_stats(cri.ListPodSandboxStatsRequest())).stats
+    assert listed.linux.memory == one.memory
+
+
+async def test_metrics_have_the_labels_that_their_descriptors_name(client: Client, node: Node) -> None:
+    runtime, sandbox_id = client.runtime, await client.sandbox()
+    measured, _ = await client.started(sandbox_id, "one"), await client.started(sandbox_id, "two")
+    node.cluster.jobs[ContainerId(measured)].usage = Usage(measured_at_ns=70, cpu_ns=5, memory_bytes=100)
+    described = (await runtime.list_metric_descriptors(cri.ListMetricDescriptorsRequest())).descriptors
+    [pod] = (await runtime.list_pod_sandbox_metrics(cri.ListPodSandboxMetricsRequest())).pod_metrics
+    streamed = [batch async for batch in runtime.stream_pod_sandbox_metrics(cri.StreamPodSandboxMetricsRequest())]
+    assert [one for batch in streamed for one in batch.pod_sandbox_metrics] == [pod]
+    [container] = pod.container_metrics
+    assert (pod.pod_sandbox_id, container.container_id) == (sandbox_id, measured)
+    assert {one.name: one.value.value for one in container.metrics} == {
+        "multicri_container_cpu_usage_nanoseconds_total": 5,
+        "multicri_container_memory_working_set_bytes": 100,
+    }
+    for metric in container.metrics:
+        [keys] = [one.label_keys for one in described if one.name == metric.name]
+        labels = dict(zip(keys, metric.label_values, strict=True))
+        assert (labels["container"], labels["id"], metric.timestamp) == ("one", measured, 70)
 
 
 async def test_streams_have_what_lists_have(client: Client) -> None:
@@ -117,7 +156,6 @@ async def test_streams_have_what_lists_have(client: Client) -> None:
     assert [one.attributes.id for batch in stats for one in batch.container_stats] == [container_id]
     sums = [batch async for batch in runtime.stream_pod_sandbox_stats(cri.StreamPodSandboxStatsRequest())]
     assert [one.attributes.id for batch in sums for one in batch.pod_sandbox_stats] == [sandbox_id]
-    assert [batch async for batch in runtime.stream_pod_sandbox_metrics(cri.StreamPodSandboxMetricsRequest())] == []
 
 
 async def test_lists_keep_to_their_filter(client: Client) -> None:

@@ -180,7 +180,7 @@ MaxStartups 100:30:200
 AllowTcpForwarding yes
 Subsystem sftp internal-sftp
 """
-# Tests of refused logins must not shut out the tests after them. bookworm's sshd penalizes nobody, and knows no such word.
+# Tests of refused logins must not shut out the tests after them. bookworm's sshd does not know the word.
 NO_PENALTIES = "PerSourcePenalties no\n"
 
 

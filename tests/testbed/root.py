@@ -1,4 +1,4 @@
-"""The cluster's root file system: Debian with Slurm, sshd, Apptainer, Charliecloud and OpenMPI. Built once a release."""
+"""The cluster's root file system: Debian with Slurm, sshd, Apptainer, Charliecloud and OpenMPI. Built only once."""
 
 import hashlib
 import shutil
