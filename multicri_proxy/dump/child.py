@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO
 
 from multicri_proxy.dump.format import Formatter
@@ -91,7 +91,7 @@ class FormatterProcess:
         child = self._running()
         try:
             assert child.stdin and child.stdout  # noqa: S101  (both are pipes)
-            pickle.dump((verb, record), child.stdin, pickle.HIGHEST_PROTOCOL)
+            pickle.dump((verb, _portable(record)), child.stdin, pickle.HIGHEST_PROTOCOL)
             child.stdin.flush()
             kind, size = _ANSWER.unpack(_whole(child.stdout, _ANSWER.size))
             text = _whole(child.stdout, size).decode()
@@ -115,6 +115,15 @@ class FormatterProcess:
                 assert self._child.stdin  # noqa: S101  (it is a pipe)
                 pickle.dump(self._recipe, self._child.stdin, pickle.HIGHEST_PROTOCOL)
             return self._child
+
+
+def _portable(record: Record) -> Record:
+    """gRPC's own pairs cannot be pickled."""
+    return replace(
+        record,
+        metadata=tuple((key, value) for key, value in record.metadata),
+        trailing_metadata=tuple((key, value) for key, value in record.trailing_metadata),
+    )
 
 
 def _end(child: "subprocess.Popen[bytes]") -> None:

@@ -2,18 +2,22 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from interposer import backend as scripted
 
 from dump.doubles import RUNTIME
+from multicri_proxy.calls import Call
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.dump.child import FormatterProcess, Recipe
 from multicri_proxy.dump.record import Kind, Record
 from multicri_proxy.dump.redact import DEFAULT_NAMES
 from multicri_proxy.dump.rules import Rules
+from multicri_proxy.remote import RemoteRuntime
 
 RECIPE = Recipe(rules=Rules.parse("full:.*"), redact_names=DEFAULT_NAMES)
 VERSION, CREATE = RUNTIME + "Version", RUNTIME + "CreateContainer"
@@ -46,6 +50,19 @@ def test_its_texts_are_those_of_a_formatter_in_this_process() -> None:
     with running() as process:
         assert process.text(record) == RECIPE.formatter().text(record)
         assert "sesame" not in (process.text(record) or "")
+
+
+async def test_it_takes_what_grpc_calls_metadata(tmp_path: Path) -> None:
+    async def answer(requests: AsyncIterator[bytes], context: scripted.Context) -> None:
+        await context.write(b"")
+        context.set_trailing_metadata((("x-trailing", "1"),))
+
+    socket = tmp_path / "runtime.sock"
+    async with scripted.serving(socket) as backend, RemoteRuntime("default", str(socket)) as runtime:
+        backend.behaviours[VERSION] = answer
+        reply = await runtime.call(Call(path=VERSION, request=b""))
+    with running(replace(RECIPE, metadata=True)) as process:
+        assert "x-trailing" in (process.text(replace(call(), trailing_metadata=reply.trailing_metadata)) or "")
 
 
 def test_a_regular_expression_without_end_costs_a_record_and_no_more() -> None:

@@ -124,6 +124,31 @@ def small_disk(directory: Path, size_bytes: int) -> Iterator[None]:
         run(["umount", "--lazy", str(directory)], timeout_s=10)
 
 
+@contextmanager
+def real_disk(directory: Path, size_bytes: int) -> Iterator[None]:
+    """A file system that has a device below it, as `frozen` needs."""
+    directory.mkdir(exist_ok=True, mode=0o700)
+    device = directory.with_suffix(".ext4")
+    with device.open("wb") as file:
+        file.truncate(size_bytes)
+    run(["mkfs.ext4", "-q", "-m", "0", str(device)], timeout_s=30)
+    run(["mount", "-o", "loop", str(device), str(directory)], timeout_s=10)
+    try:
+        yield
+    finally:
+        run(["umount", "--lazy", str(directory)], timeout_s=10)
+
+
+@contextmanager
+def frozen(disk: Path) -> Iterator[None]:
+    """Whoever writes to it waits, and not even SIGKILL wakes him."""
+    run(["fsfreeze", "--freeze", str(disk)], timeout_s=10)
+    try:
+        yield
+    finally:
+        run(["fsfreeze", "--unfreeze", str(disk)], timeout_s=10)
+
+
 def fill(disk: Path) -> Path:
     """A file that takes all that is left of a disk."""
     file = disk / "fills-the-disk"

@@ -5,6 +5,7 @@ These are no measurements: a call that was held up takes as long as what holds i
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ from isolation.faults import (
     empty_pipe,
     fill,
     fill_pipe,
+    frozen,
     locked,
     pid_of,
+    real_disk,
     small_disk,
     ssh_host,
     stopped,
@@ -236,6 +239,42 @@ class TestFullLedger:
         await goes_on()
         filling.unlink()
         assert failed == [grpc.StatusCode.RESOURCE_EXHAUSTED]
+
+
+def dump_to(proxy: Proxy, file: Path) -> None:
+    """Have the daemon that runs dump everything into a file."""
+    with proxy.config.open("a") as config:
+        config.write(f"dump: full:.*\ndump_format: json\ndump_file: {file}\n")
+    assert proxy.process
+    proxy.process.send_signal(signal.SIGHUP)
+
+
+async def test_while_the_disk_of_the_dump_is_full(
+    kubelet: Kubelet, goes_on: GoesOn, proxy: Proxy, tmp_path: Path
+) -> None:
+    disk = tmp_path / "dumps"
+    dump = disk / "dump.json"
+    with small_disk(disk, size_bytes=256 * 1024):
+        filling = fill(disk)
+        dump_to(proxy, dump)
+        await until(lambda: "dump records are dropped" in proxy.log.read_text())
+        await goes_on()
+        filling.unlink()
+        await until(lambda: dump.exists() and '"kind":"dropped"' in dump.read_text(errors="replace"))
+
+
+async def test_while_the_disk_of_the_dump_stands_still(
+    kubelet: Kubelet, goes_on: GoesOn, proxy: Proxy, tmp_path: Path
+) -> None:
+    disk = tmp_path / "dumps"
+    dump = disk / "dump.json"
+    with real_disk(disk, size_bytes=64 * 1024 * 1024):
+        dump_to(proxy, dump)
+        await until(lambda: dump.exists() and dump.stat().st_size > 0)
+        with frozen(disk):
+            await goes_on()
+            size_bytes = dump.stat().st_size
+        await until(lambda: dump.stat().st_size > size_bytes)
 
 
 class TestUnreadLog:
