@@ -2,22 +2,21 @@
 
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from interposer import backend as scripted
 
-from dump.doubles import RUNTIME
-from multicri_proxy.calls import Call
+from dump.conftest import Daemon
+from dump.doubles import RUNTIME, Collected
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.dump.child import FormatterProcess, Recipe
+from multicri_proxy.dump.dumper import Listener
 from multicri_proxy.dump.record import Kind, Record
 from multicri_proxy.dump.redact import DEFAULT_NAMES
 from multicri_proxy.dump.rules import Rules
-from multicri_proxy.remote import RemoteRuntime
 
 RECIPE = Recipe(rules=Rules.parse("full:.*"), redact_names=DEFAULT_NAMES)
 VERSION, CREATE = RUNTIME + "Version", RUNTIME + "CreateContainer"
@@ -52,17 +51,12 @@ def test_its_texts_are_those_of_a_formatter_in_this_process() -> None:
         assert "sesame" not in (process.text(record) or "")
 
 
-async def test_it_takes_what_grpc_calls_metadata(tmp_path: Path) -> None:
-    async def answer(requests: AsyncIterator[bytes], context: scripted.Context) -> None:
-        await context.write(b"")
-        context.set_trailing_metadata((("x-trailing", "1"),))
-
-    socket = tmp_path / "runtime.sock"
-    async with scripted.serving(socket) as backend, RemoteRuntime("default", str(socket)) as runtime:
-        backend.behaviours[VERSION] = answer
-        reply = await runtime.call(Call(path=VERSION, request=b""))
-    with running(replace(RECIPE, metadata=True)) as process:
-        assert "x-trailing" in (process.text(replace(call(), trailing_metadata=reply.trailing_metadata)) or "")
+async def test_it_takes_what_grpc_calls_metadata(daemon: Daemon, tmp_path: Path) -> None:
+    daemon.backend.answers(VERSION, b"")
+    process, sink = FormatterProcess(replace(RECIPE, metadata=True)), Collected()
+    async with daemon.dumper.listening(Listener("a test", process, sink)):
+        await daemon.call("Version")
+    assert "user-agent" in sink.text
 
 
 def test_a_regular_expression_without_end_costs_a_record_and_no_more() -> None:
