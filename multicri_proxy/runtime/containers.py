@@ -67,7 +67,7 @@ class ContainerCalls(Calls):
         entry = self._parts.pods.container(request.container_id)
         sandbox = self._parts.pods.sandbox(entry.record.sandbox_id).record
         return cri.ContainerStatusResponse(
-            status=messages.container_status(entry.record, sandbox.log_directory),
+            status=messages.container_status(entry.record, sandbox.log_directory, entry.report),
             info=messages.info(await self._facts(entry)) if request.verbose else {},
         )
 

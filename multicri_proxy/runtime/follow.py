@@ -17,6 +17,9 @@ from multicri_proxy.runtime.logs import Entry, Splitter
 from multicri_proxy.runtime.records import LogPosition, log_position_from_row, log_position_row
 from multicri_proxy.runtime.retries import Pause, closing, delays_s
 
+MOST_NOTES = 20
+LONGEST_NOTE = 500
+
 log = Log("logs")
 
 
@@ -106,6 +109,9 @@ class ContainerLog:
         self._followers: dict[OutputStream, asyncio.Task[None]] = {}
         self._opening = asyncio.Lock()
         self._saved_inode: int | None = None
+        self._notes: list[str] = []
+        self._notes_left = MOST_NOTES
+        self._noting: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Have the file there before the container starts: ``kubectl logs`` of a queued job is empty, not an error."""
@@ -120,6 +126,16 @@ class ContainerLog:
             if stream not in self._followers and not self._file.ended(stream):
                 name = f"{stream.value} of {self._container_id}"
                 self._followers[stream] = self._tasks.start(name, partial(self._follow, stream))
+
+    def note(self, text: str) -> None:
+        """Have a line of our own in the log, soon. There are not more than so many; what cannot be written is lost."""
+        if not self._notes_left:
+            return
+        self._notes_left -= 1
+        last = " (no more of this is told here)" if not self._notes_left else ""
+        self._notes.append(f"multicri: {text[:LONGEST_NOTE]}{last}")
+        if self._noting is None or self._noting.done():
+            self._noting = self._tasks.start(f"notes in the log of {self._container_id}", self._write_notes)
 
     async def all_copied(self, timeout_s: float) -> None:
         """Wait until everything is in the file, or the time is up."""
@@ -145,10 +161,11 @@ class ContainerLog:
 
     async def stop(self) -> None:
         """Copy no more. Only `open` and `follow` after a restart begin again."""
-        for task in self._followers.values():
+        tasks = [*self._followers.values(), *([self._noting] if self._noting else [])]
+        for task in tasks:
             task.cancel()
-        if self._followers:
-            await asyncio.wait(self._followers.values())
+        if tasks:
+            await asyncio.wait(tasks)
         await self._in_thread(self._file.close)
 
     async def _open(self) -> None:
@@ -159,6 +176,17 @@ class ContainerLog:
                 # Before either stream's first byte: else a crash would leave a file of which we know nothing.
                 await self._positions.save(self._container_id, position)
                 self._saved_inode = position.inode
+
+    async def _write_notes(self) -> None:
+        while self._notes:
+            note = self._notes.pop(0)
+            try:
+                await self._open()
+                await self._in_thread(self._file.note, note)
+            except (MulticriError, OSError) as error:
+                log.warning("a note cannot be written to the log file", container_id=self._container_id, error=error)
+            else:
+                self._positions.changed(self._container_id, self._file)
 
     async def _follow(self, stream: OutputStream) -> None:
         pauses, failing = delays_s(), False
@@ -181,6 +209,8 @@ class ContainerLog:
         self._file.end(stream)
         self._positions.changed(self._container_id, self._file)
         if all(self._file.ended(one) for one in OutputStream):
+            if self._noting:
+                await asyncio.wait({self._noting})
             await self._in_thread(self._file.close)
 
     async def _copy(self, stream: OutputStream) -> None:

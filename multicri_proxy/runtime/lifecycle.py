@@ -132,12 +132,27 @@ class Lifecycle:
         entry = self._pods.find_container(report.container_id)
         if entry is None:
             return
+        before, ran = entry.report, entry.record.state is ContainerState.RUNNING
         entry.report = report
         if report.phase is not Phase.EXITED:
             await self._has_started(entry, report.started_at_ns)
+            self._tell(entry, before, ran=ran)
         elif not entry.exiting and entry.record.state is not ContainerState.EXITED:
             entry.exiting = True
             self._tasks.start(f"exit of {report.container_id}", partial(self._exit, entry, report))
+
+    def _tell(self, entry: ContainerEntry, before: Report | None, *, ran: bool) -> None:
+        """Of a container that ran before for CRI: a change in an event; why it waits, and that it no longer does, in
+        its log."""
+        report = entry.report
+        if report is None or report == before or entry.removed or entry.record.state is not ContainerState.RUNNING:
+            return
+        if ran:
+            self._pods.tell_of(entry)
+        has_waited = before is not None and before.phase is Phase.QUEUED and before.message != ""
+        is_news = report.message != "" and (before is None or report.message != before.message)
+        if entry.log and is_news and (report.phase is Phase.QUEUED or has_waited):
+            entry.log.note(report.message)
 
     async def _adopt(self) -> None:
         known = [entry.record.id for entry in self._pods.container_entries()]

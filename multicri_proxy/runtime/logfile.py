@@ -52,6 +52,15 @@ class LogFile:
 
     def append(self, stream: OutputStream, entries: Sequence[Entry]) -> None:
         """Write all of these entries or, if that fails, none."""
+        self._write(stream, entries, consumed_bytes(entries))
+
+    def note(self, text: str) -> None:
+        """Write a line that neither stream has, among those of stderr. Raises OSError, as `append` does."""
+        entries = [Entry(line.encode("utf-8", "replace"), ends_line=True) for line in text.splitlines()]
+        self._write(OutputStream.STDERR, entries, 0)
+
+    def _write(self, stream: OutputStream, entries: Sequence[Entry], read_bytes: int) -> None:
+        """read_bytes: how much of the stream these entries are."""
         data = entry_lines(entries, stream, time.time_ns())
         with self._lock:
             position = self._position
@@ -64,7 +73,7 @@ class LogFile:
                     os.ftruncate(self._descriptor, position.size_bytes)
                 self._close()  # `open` cuts off whatever is still there
                 raise
-            read = position.read_bytes[stream] + consumed_bytes(entries)
+            read = position.read_bytes[stream] + read_bytes
             self._position = replace(
                 position,
                 size_bytes=position.size_bytes + len(data),

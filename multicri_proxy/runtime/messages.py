@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
-from multicri_proxy.api.adapter import Usage
+from multicri_proxy.api.adapter import Report, Usage
 from multicri_proxy.api.image import Image
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.runtime.records import Container, ContainerState, Sandbox, SandboxState
@@ -71,7 +71,9 @@ def container(record: Container) -> cri.Container:
     )
 
 
-def container_status(record: Container, log_directory: str) -> cri.ContainerStatus:
+def container_status(record: Container, log_directory: str, report: Report | None) -> cri.ContainerStatus:
+    """report: the adapter's last, which tells of a container that runs what holds it up."""
+    running = report if record.state is ContainerState.RUNNING else None
     return cri.ContainerStatus(
         id=record.id,
         metadata=cri.ContainerMetadata(name=record.name, attempt=record.attempt),
@@ -83,8 +85,8 @@ def container_status(record: Container, log_directory: str) -> cri.ContainerStat
         image=_image_spec(record),
         image_ref=record.image_id,
         image_id=record.image_id,
-        reason=record.reason,
-        message=record.message,
+        reason=running.reason if running else record.reason,
+        message=running.message if running else record.message,
         labels=record.labels,
         annotations=record.annotations,
         mounts=[cri.Mount.FromString(mount) for mount in record.mounts],

@@ -200,6 +200,10 @@ class Pods:
 
         await self._tasks.finish(f"change container {entry.record.id}", write)
 
+    def tell_of(self, entry: ContainerEntry) -> None:
+        """Have listeners look at a container that runs: what its status says is not what it was."""
+        self._publish(entry.record.id, entry.record.sandbox_id, cri.CONTAINER_STARTED_EVENT)
+
     async def delete_container(self, entry: ContainerEntry) -> None:
         container_id, sandbox_id = entry.record.id, entry.record.sandbox_id
 
@@ -215,7 +219,7 @@ class Pods:
     def statuses_of(self, sandbox: Sandbox) -> list[cri.ContainerStatus]:
         """The statuses of a pod's containers, oldest first."""
         entries = self.containers_of(sandbox.id)
-        return [messages.container_status(entry.record, sandbox.log_directory) for entry in entries]
+        return [messages.container_status(entry.record, sandbox.log_directory, entry.report) for entry in entries]
 
     def _publish(self, object_id: str, sandbox_id: PodSandboxId, kind: cri.ContainerEventType) -> None:
         event = cri.ContainerEventResponse(container_id=object_id, container_event_type=kind, created_at=self._now_ns())

@@ -3,10 +3,11 @@
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import aclosing
 
 import pytest
 
-from multicri_proxy.api.adapter import Mount, Phase
+from multicri_proxy.api.adapter import Mount, OutputStream, Phase
 from multicri_proxy.api.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -17,7 +18,9 @@ from multicri_proxy.api.errors import (
     Unimplemented,
 )
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
+from multicri_proxy.runtime.follow import MOST_NOTES
 from runtime.doubles import IMAGE, Client, Node
+from runtime.test_logs import read_as_the_kubelet_does
 
 
 async def test_the_adapter_gets_all_that_was_asked_for(client: Client, node: Node) -> None:
@@ -72,6 +75,63 @@ async def test_a_queued_container_is_running_with_an_empty_log(client: Client, n
     container_id = await client.started(await client.sandbox())
     assert (await client.status(container_id)).state == cri.CONTAINER_RUNNING
     assert node.log() == b""
+
+
+async def test_why_a_container_waits_is_told_at_once_in_an_event_its_status_and_its_log(
+    client: Client, node: Node
+) -> None:
+    container_id = await client.started(await client.sandbox())
+    async with aclosing(client.runtime.get_container_events(cri.GetEventsRequest())) as events:  # type: ignore[type-var]
+        told = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(0)
+        for reason, message in (
+            ("Priority", "job 7 is PENDING: Priority"),
+            ("Resources", "job 7 is PENDING: Resources"),
+        ):
+            await node.cluster.report(container_id, Phase.QUEUED, reason=reason, message=message)
+            event = await told
+            assert (event.container_id, event.container_event_type) == (container_id, cri.CONTAINER_STARTED_EVENT)
+            [status] = event.containers_statuses
+            assert (status.state, status.reason, status.message) == (cri.CONTAINER_RUNNING, reason, message)
+            assert await client.status(container_id) == status
+            told = asyncio.ensure_future(anext(events))
+        started_at_ns = status.created_at + 1
+        await node.cluster.report(container_id, Phase.RUNNING, started_at_ns=started_at_ns, message="job 7 runs on cn1")
+        [status] = (await told).containers_statuses
+        assert (status.started_at, status.reason) == (started_at_ns, "")
+    await node.cluster.write(container_id, OutputStream.STDOUT, b"output\n")
+    await client.stop(container_id)
+    log = read_as_the_kubelet_does(node.log())
+    assert log[b"stderr"].decode().splitlines() == [
+        "multicri: job 7 is PENDING: Priority",
+        "multicri: job 7 is PENDING: Resources",
+        "multicri: job 7 runs on cn1",
+    ]
+    assert log[b"stdout"] == b"output\n"
+    assert (await client.status(container_id)).reason == "Error"
+
+
+async def test_a_container_that_does_not_wait_has_nothing_but_its_own_words_in_its_log(
+    client: Client, node: Node
+) -> None:
+    container_id = await client.started(await client.sandbox())
+    await node.cluster.report(container_id, Phase.RUNNING, started_at_ns=1, message="job 7 runs on cn1")
+    await node.cluster.write(container_id, OutputStream.STDERR, b"own\n")
+    await client.stop(container_id)
+    assert read_as_the_kubelet_does(node.log())[b"stderr"] == b"own\n"
+
+
+async def test_however_often_a_reason_changes_the_log_stays_short(client: Client, node: Node) -> None:
+    container_id = await client.started(await client.sandbox())
+    for number in range(3 * MOST_NOTES):
+        await node.cluster.report(container_id, Phase.QUEUED, reason="Other", message=f"reason {number} " + "x" * 9999)
+        while (await client.status(container_id)).message[:20] != f"reason {number} {'x' * 20}"[:20]:
+            await asyncio.sleep(0)
+    await client.stop(container_id)
+    lines = node.log().splitlines()
+    assert len(lines) == MOST_NOTES
+    assert max(map(len, lines)) < 1000
+    assert b"no more" in lines[-1]
 
 
 async def test_the_image_may_be_named_by_its_id(client: Client, node: Node) -> None:
