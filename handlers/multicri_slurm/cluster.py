@@ -138,6 +138,10 @@ class Cluster:
                 ) from error
             except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath) as error:
                 raise NotFound(f"{account}: {error.reason}") from error
+            except (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection):
+                raise
+            except asyncssh.SFTPError as error:
+                raise Unavailable(f"{account}: files cannot be written in the cluster: {error.reason}") from error
 
     async def build(self, builder: ImageBuilder, image: Image, directory: str) -> str:
         """Have the image built, unless it is there; return its path. Waits for another build of the same image.

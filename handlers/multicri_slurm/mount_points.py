@@ -55,10 +55,9 @@ async def make_mount_point(sftp: "asyncssh.SFTPClient", root: str, path: str, *,
             del found[-1:]
             continue
         here = "/".join([root, *found, part])
-        try:
-            mode = (await sftp.lstat(here)).permissions or 0
-        except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
-            mode = await _make(sftp, here, directory=directory or bool(rest))
+        mode = await _mode_of(sftp, here)
+        if mode is None:
+            mode = await _made(sftp, here, directory=directory or bool(rest))
         if stat.S_ISLNK(mode):
             links += 1
             if links > MOST_LINKS:
@@ -75,12 +74,27 @@ async def make_mount_point(sftp: "asyncssh.SFTPClient", root: str, path: str, *,
     return "/" + "/".join(found)
 
 
-async def _make(sftp: "asyncssh.SFTPClient", path: str, *, directory: bool) -> int:
-    if directory:
-        await sftp.mkdir(path)
-        return stat.S_IFDIR
-    async with sftp.open(path, "xb"):
-        return stat.S_IFREG
+async def _mode_of(sftp: "asyncssh.SFTPClient", path: str) -> int | None:
+    try:
+        return (await sftp.lstat(path)).permissions or 0
+    except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
+        return None
+
+
+async def _made(sftp: "asyncssh.SFTPClient", path: str, *, directory: bool) -> int:
+    """Make it; returns its mode, also if somebody else was faster."""
+    try:
+        if directory:
+            await sftp.mkdir(path)
+        else:
+            async with sftp.open(path, "xb"):
+                pass
+    except asyncssh.SFTPFailure:
+        mode = await _mode_of(sftp, path)
+        if mode is None:
+            raise
+        return mode
+    return stat.S_IFDIR if directory else stat.S_IFREG
 
 
 def _parts(path: str) -> list[str]:

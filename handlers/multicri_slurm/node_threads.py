@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from threading import Thread
 from typing import TypeVar
@@ -40,11 +41,11 @@ class NodeThreads:
 
         def run() -> None:
             try:
-                result = work()
+                settle = partial(done.set_result, work())
             except Exception as error:
-                loop.call_soon_threadsafe(finish, partial(done.set_exception, error))
-            else:
-                loop.call_soon_threadsafe(finish, partial(done.set_result, result))
+                settle = partial(done.set_exception, error)
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(finish, settle)
 
         Thread(target=run, name="volumes", daemon=True).start()
         return done

@@ -2,9 +2,10 @@
 
 import asyncio
 import hashlib
+import os
 import posixpath
+import stat
 from collections.abc import Coroutine, Iterable
-from contextlib import suppress
 from typing import TypeVar
 
 from multicri_slurm.cluster import Cluster
@@ -73,13 +74,12 @@ async def lead_to(cluster: Cluster, volume: str, tree: Tree) -> None:
             await sftp.remove(top + b"/..data_tmp")
         await sftp.symlink(directory_of(tree.version), top + b"/..data_tmp")
         await sftp.posix_rename(top + b"/..data_tmp", top + b"/..data")
-        present = {bytes(name) for name in await sftp.listdir(top)} - {b".", b".."}
-        for name in names - present:
+        entries = {os.fsencode(entry.filename): entry.attrs.permissions or 0 for entry in await sftp.readdir(top)}
+        for name in names - entries.keys():
             await sftp.symlink(b"..data/" + name, top + b"/" + name)
-        for name in present - names:
-            if not name.startswith(b".."):
-                with suppress(asyncssh.SFTPFailure):  # a directory is the container's own
-                    await sftp.remove(top + b"/" + name)
+        for name in entries.keys() - names:
+            if stat.S_ISLNK(entries[name]) and not name.startswith(b".."):
+                await sftp.remove(top + b"/" + name)
 
 
 async def publish(cluster: Cluster, directory: str, published: Published, tree: Tree) -> None:

@@ -176,7 +176,7 @@ def _check_readonly(what: str, mount: Mount) -> None:
 def _check_host_path(mount: Mount, on_node: OnNode, settings: Settings) -> None:
     path = mount.host_path
     real_path = on_node.real_paths.get(path, "")
-    if real_path == "/" or any(_is_below(tree, place) for tree in _HOST_TREES for place in (real_path, path)):
+    if "/" in {real_path, path} or any(_is_below(tree, place) for tree in _HOST_TREES for place in (real_path, path)):
         raise InvalidArgument(f"hostPath {path!r} is the node's own, and means nothing in the cluster")
     if not real_path or not any(_is_below(allowed, real_path) for allowed in settings.host_paths_allowed):
         raise InvalidArgument(f"hostPath {path!r} is not below one that the admin allows with slurm.host_paths_allowed")

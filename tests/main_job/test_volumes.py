@@ -1,6 +1,7 @@
 """A pod's volumes in its job, through the proxy, with the kubelet's directories on the node and the real cluster."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -212,3 +213,152 @@ async def test_results_are_found_in_the_volume_that_the_cluster_has_mounted_too(
     await kubelet.remove_sandbox(pod.sandbox_id)
     assert (results / "answer").read_text() == "42\n"
     assert not (home / "multi-cri" / pod.sandbox_id).exists()
+
+
+@pytest.mark.parametrize("user", ["alice", "bob"])
+async def test_odd_names_and_mounts_inside_of_mounts_come_through(
+    bed: Testbed, kubelet: Kubelet, image: str, volumes_of: Callable[[PodOnNode], PodVolumes], tmp_path: Path, user: str
+) -> None:
+    await kubelet.pull(image)
+    pod = await kubelet.run_pod_sandbox("odd", handler="multicri")
+    volumes = volumes_of(pod)
+    odd = tmp_path / "allowed" / "näh, 'q' \"d\" $(id)\n`id`"
+    odd.mkdir()
+    names = ["-rf", "line\nbreak", "'q' \"d\" $(id)", "漢字", "n" * 255]
+    for name in names:
+        (odd / name).write_text("ok\n")
+    (odd / "link").symlink_to("漢字")
+    place = "/näh, 'q' \"d\" $(id) `id` \\ #%"
+    config = volumes.publish("configmap", "c", {"file": "inner file\n"})
+    work = volumes.directory_of("empty-dir", "work")
+    memory = volumes.directory_of("empty-dir", "memory")
+    script = """
+        cd "$1" && cat -- -rf link ./n*n ./*break ./*id* | sort | uniq -c
+        cat /work/in/side/file /work/one.conf && echo x > /work/in/new && ls /work/in && echo x > /dev/shm/x && echo all
+    """
+    container = await kubelet.create_container(
+        pod,
+        image,
+        command=["sh", "-c", script, "sh", place],
+        env=account_of(bed, user),
+        mounts=[
+            mount(work, "/work"),
+            mount(odd, place, readonly=True),
+            mount(config, "/work/in/side", readonly=True),
+            mount(volumes.subpath("c", config / "file"), "/work/one.conf", readonly=True),
+            mount(memory, "/dev/shm"),
+        ],
+    )
+    await kubelet.start(container)
+    assert (await kubelet.wait_until_exited(container)).exit_code == 0, read_log(pod)
+    await kubelet.wait_for_log(pod, "all\n")
+    assert "".join(read_log(pod)).split() == ["5", "ok", *("inner file " * 2).split(), "new", "side", "all"]
+
+
+async def test_what_cannot_be_had_is_refused_by_name_and_leaves_nothing(
+    bed: Testbed, kubelet: Kubelet, image: str, volumes_of: Callable[[PodOnNode], PodVolumes], tmp_path: Path
+) -> None:
+    await kubelet.pull(image)
+    pod = await kubelet.run_pod_sandbox("refused", handler="multicri")
+    volumes = volumes_of(pod)
+    big = volumes.directory_of("csi", "big") / "mount"
+    big.mkdir()
+    (big / "file").write_bytes(bytes(2_000_000))
+    pipe = tmp_path / "allowed/pipes"
+    pipe.mkdir()
+    os.mkfifo(pipe / "pipe")
+    for wanted, code, words in (
+        (mount(Path("/run/containerd/containerd.sock"), "/run/c.sock"), "INVALID_ARGUMENT", "host_paths_allowed"),
+        (mount(Path("/dev/null"), "/dev/mine"), "INVALID_ARGUMENT", "the node's own"),
+        (mount(big, "/data"), "INVALID_ARGUMENT", "would be lost"),
+        (mount(big, "/data", readonly=True), "RESOURCE_EXHAUSTED", "volume_bytes"),
+        (mount(pipe, "/pipes", readonly=True), "INVALID_ARGUMENT", "'pipe' is no regular file"),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError, match=words) as raised:
+            await kubelet.create_container(pod, image, command=["true"], env=account_of(bed, "alice"), mounts=[wanted])
+        assert raised.value.code().name == code
+    assert await kubelet.containers(pod_sandbox_id=pod.sandbox_id) == []
+    assert kept_by(bed, "alice", pod) == []
+
+
+async def test_a_creation_that_is_asked_for_again_is_the_same_and_its_message_arrives(
+    bed: Testbed, kubelet: Kubelet, image: str, volumes_of: Callable[[PodOnNode], PodVolumes]
+) -> None:
+    await kubelet.pull(image)
+    pod = await kubelet.run_pod_sandbox("again", handler="multicri")
+    volumes = volumes_of(pod)
+    script = "head -c 5000 /dev/zero | tr '\\0' x > /dev/termination-log; printf end >> /dev/termination-log; exit 3"
+
+    async def create() -> tuple[str, Path]:
+        message = volumes.message()
+        mounts = [mount(message, "/dev/termination-log")]
+        env = account_of(bed, "alice")
+        return await kubelet.create_container(pod, image, command=["sh", "-c", script], env=env, mounts=mounts), message
+
+    (container, first), (again, _) = await create(), await create()
+    assert container == again
+    await kubelet.start(container)
+    status = await kubelet.wait_until_exited(container)
+    [message] = [found for found in status.mounts if found.container_path == "/dev/termination-log"]
+    assert Path(message.host_path) == first
+    assert first.read_text() == "x" * 4093 + "end"
+
+
+async def test_a_kill_in_the_middle_of_copying_leaves_nothing(
+    bed: Testbed, proxy: Proxy, kubelet: Kubelet, image: str, volumes_of: Callable[[PodOnNode], PodVolumes]
+) -> None:
+    await kubelet.pull(image)
+    pod = await kubelet.run_pod_sandbox("killed", handler="multicri")
+    volumes = volumes_of(pod)
+    work = volumes.directory_of("empty-dir", "work")
+    many = volumes.publish("configmap", "many", {f"file{number}": "x" for number in range(1500)})
+    warm = await kubelet.create_container(
+        pod, image, name="warm", command=["true"], env=account_of(bed, "bob"), mounts=[mount(work, "/work")]
+    )
+    await kubelet.remove(warm)
+    creation = asyncio.ensure_future(
+        kubelet.create_container(
+            pod,
+            image,
+            command=["true"],
+            env=account_of(bed, "bob"),
+            mounts=[mount(work, "/work"), mount(many, "/many", readonly=True)],
+        )
+    )
+    await eventually(lambda: len(kept_by(bed, "bob", pod)) > 10)
+    proxy.kill()
+    with pytest.raises(grpc.aio.AioRpcError):
+        await creation
+    assert 10 < len(kept_by(bed, "bob", pod)) < 1500
+    await proxy.start()
+    home = bed.cluster.user("bob").home
+    await eventually(lambda: not (home / "multi-cri" / pod.sandbox_id).exists())
+    assert await kubelet.containers(pod_sandbox_id=pod.sandbox_id) == []
+
+
+async def test_a_full_disk_in_the_cluster_is_told_and_nothing_is_left(
+    bed: Testbed, kubelet: Kubelet, image: str, volumes_of: Callable[[PodOnNode], PodVolumes]
+) -> None:
+    await kubelet.pull(image)
+    pod = await kubelet.run_pod_sandbox("full", handler="multicri")
+    volumes = volumes_of(pod)
+    config = volumes.publish("configmap", "c", {"file": "x" * 500_000})
+    directory = f"/home/alice/multi-cri/{pod.sandbox_id}"
+    options = "size=100k,uid=2001,gid=2001,mode=700"
+    small = f"mkdir -p {directory} && mount -t tmpfs -o {options} tmpfs {directory}"
+    bed.cluster.run("login", ["sh", "-c", small], check=True)
+    try:
+        with pytest.raises(grpc.aio.AioRpcError, match="is a quota or a disk full") as raised:
+            await kubelet.create_container(
+                pod,
+                image,
+                command=["true"],
+                env=account_of(bed, "alice"),
+                mounts=[mount(config, "/etc/app", readonly=True)],
+            )
+        assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        listed = bed.cluster.run("login", ["find", directory, "-mindepth", "1"], check=True)
+        assert listed.stdout == ""
+    finally:
+        bed.cluster.run("login", ["umount", directory], check=True)
+        bed.cluster.run("login", ["rmdir", directory], check=True)
