@@ -210,6 +210,7 @@ class SlurmAdapter:
             "job_name": record.job_name,
             "job_id": str(record.job_id or ""),
             "stage": record.stage.value,
+            "results": record.results,
         }
         if (line := self._watching.line_of(container_id)) is not None:
             facts |= {
@@ -311,6 +312,8 @@ class SlurmAdapter:
 
     async def _remove_directories(self, record: Record) -> None:
         """Those of the container, and those of its sandbox with the last one there."""
+        if not record.directory:
+            return
         sandbox = posixpath.dirname(record.directory)
         last = not any(
             other.account == record.account

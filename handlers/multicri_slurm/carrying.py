@@ -13,7 +13,7 @@ Beside the directories of the pod's containers, and removed with the last of the
 
 import posixpath
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -145,17 +145,18 @@ class Carrier:
             ),
         )
 
-    async def refresh(self, record: Record, cluster: Cluster) -> tuple[Published, ...] | None:
-        """Bring what the kubelet has published anew; None if there is nothing new."""
-        versions = await self._node.do(lambda: {p.number: _version_or_none(p.host_path) for p in record.published})
-        changed = [p for p in record.published if versions[p.number] not in {None, p.version}]
-        if not changed:
-            return None
-        fresh = list(record.published)
-        for published in changed:
-            tree = await self._node.do(partial(self._reader().published, published.host_path))
-            await publish(cluster, record.directory, published, tree)
-            fresh[fresh.index(published)] = replace(published, version=tree.version)
+    async def outdated(self, records: Sequence[Record]) -> list[Record]:
+        """Those for which the kubelet has published something anew."""
+        return await self._node.do(lambda: [record for record in records if any(map(_is_outdated, record.published))])
+
+    async def refresh(self, record: Record, cluster: Cluster) -> tuple[Published, ...]:
+        """Bring what the kubelet has published anew; returns what the cluster has then."""
+        fresh = []
+        for published in record.published:
+            tree = await self._node.do(partial(self._newer, published))
+            if tree is not None:
+                await publish(cluster, record.directory, published, tree)
+            fresh.append(published if tree is None else replace(published, version=tree.version))
         return tuple(fresh)
 
     async def bring_message(self, record: Record, cluster: Cluster) -> None:
@@ -173,6 +174,9 @@ class Carrier:
 
     def _reader(self) -> Reader:
         return Reader(Limits(size_bytes=self._settings.volume_bytes, files=self._settings.volume_files))
+
+    def _newer(self, published: Published) -> Tree | None:
+        return self._reader().published(published.host_path) if _is_outdated(published) else None
 
     def _read(self, volumes: Iterable[Volume]) -> Mapping[int, File | Tree]:
         reader, contents = self._reader(), dict[int, File | Tree]()
@@ -231,9 +235,10 @@ class Carrier:
         self, volume: Volume, bind: Bind, made: Mapping[str, Bind], place: Place, *, is_file: bool
     ) -> Bind | None:
         """The bind with its mount point made; None for a termination message that cannot be had."""
+        own_tmp = not place.mpi and "--write-fake" in place.runtime.options
         try:
             async with place.cluster.files() as sftp:
-                return await prepared(sftp, bind, made, place.image, own_tmp=not place.mpi, directory=not is_file)
+                return await prepared(sftp, bind, made, place.image, own_tmp=own_tmp, directory=not is_file)
         except FailedPrecondition as error:
             if volume.kind is not Kind.MESSAGE:
                 raise
@@ -254,8 +259,8 @@ class Carrier:
         return replace(bind, destination=_MESSAGE_PLACE)
 
 
-def _version_or_none(path: str) -> str | None:
+def _is_outdated(published: Published) -> bool:
     try:
-        return version_of(path)
+        return version_of(published.host_path) != published.version
     except MulticriError:  # the kubelet is about to remove it with the pod
-        return None
+        return False

@@ -24,8 +24,8 @@ async def prepared(
 ) -> Bind:
     """The bind, with its mount point made and the links on the way to it resolved.
 
-    made: the binds before it, by the paths that the pod names. own_tmp: has the container a /tmp of its own?
-    directory: is it one that is bound, or a file?
+    made: the binds before it, by the paths that the pod names. own_tmp: does ch-run make what is missing in a /tmp of
+    the container's own? directory: is it one that is bound, or a file?
     Raises FailedPrecondition if Charliecloud cannot make this mount.
     """
     path = bind.destination

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Callable
 
-from multicri_proxy.api.errors import MulticriError
+from multicri_proxy.api.errors import MulticriError, Unavailable
 from multicri_proxy.api.ids import ContainerId
 from multicri_proxy.api.log import Log
 from multicri_slurm.accounts import Account
@@ -31,14 +31,24 @@ class Refresher:
     async def run(self) -> None:
         while True:
             await asyncio.sleep(self._interval_s * random.uniform(0.8, 1.2))  # noqa: S311
+            records = [record for record in self._records.all() if record.published and record.stage in _FRESH]
+            self._failing &= {record.container_id for record in records}
             by_account: dict[Account, list[Record]] = {}
-            for record in self._records.all():
-                if record.published and record.stage in _FRESH:
-                    by_account.setdefault(record.account, []).append(record)
+            for record in await self._outdated(records):
+                by_account.setdefault(record.account, []).append(record)
             await asyncio.gather(*map(self._refresh_all, by_account.values()))
 
+    async def _outdated(self, records: list[Record]) -> list[Record]:
+        if not records:
+            return []
+        try:
+            return await self._carrier.outdated(records)
+        except Unavailable as error:
+            _log.warning("volumes cannot be looked at", reason=error)
+            return []
+
     async def _refresh_all(self, records: list[Record]) -> None:
-        """One account's, one after the other: a cluster that is silent delays no other."""
+        """One account's, one after the other; a silent cluster is not asked twice in one round."""
         for record in records:
             try:
                 await self._refresh(record)
@@ -47,11 +57,12 @@ class Refresher:
                 if record.container_id not in self._failing:
                     _log.warning("volumes cannot be refreshed", container_id=record.container_id, reason=error)
                 self._failing.add(record.container_id)
-            if self._records.get(record.container_id) is None:
-                self._failing.discard(record.container_id)
+                if isinstance(error, Unavailable):
+                    break
+            except Exception as error:
+                _log.defect("volumes cannot be refreshed", error, container_id=record.container_id)
 
     async def _refresh(self, record: Record) -> None:
         fresh = await self._carrier.refresh(record, self._cluster_of(record))
-        if fresh is not None:
-            await self._records.change(record.container_id, published=fresh)
-            _log.info("volumes refreshed", container_id=record.container_id)
+        await self._records.change(record.container_id, published=fresh)
+        _log.info("volumes refreshed", container_id=record.container_id)
