@@ -125,13 +125,16 @@ def test_a_volume_that_is_published_while_it_is_read_comes_in_one_piece(tmp_path
     try:
         first.wait()
         versions = set()
-        for _ in range(300):
-            tree = Reader(LIMITS).published(str(tmp_path))
+        while len(versions) < 20:
+            try:
+                tree = Reader(LIMITS).published(str(tmp_path))
+            except Unavailable as error:  # as the kubelet never is
+                assert "faster than it can be read" in str(error)
+                continue
             [content] = {file.content for file in tree.files.values()}
             assert len(tree.files) == 5
             assert tree.version == f"..v{content.decode()}"
             versions.add(content)
-        assert len(versions) > 1
     finally:
         stop.set()
         publisher.join()
