@@ -70,8 +70,10 @@ class Reader:
         for _ in range(TRIES):
             self._left = before
             version = version_of(path)
-            with _errors(path), suppress(FileNotFoundError):  # the kubelet has put another one in its place
-                return replace(self._tree(f"{path}/{version}"), version=version)
+            with _errors(path), suppress(FileNotFoundError):
+                tree = self._tree(f"{path}/{version}")
+                if version_of(path) == version:  # else the kubelet may have begun to delete it
+                    return replace(tree, version=version)
         raise Unavailable(f"{path} changes faster than it can be read")
 
     def content(self, path: str) -> File | Tree:
