@@ -14,8 +14,8 @@ from multicri_proxy.calls import Call, CallFailed, Metadata, Reply, Stream
 from multicri_proxy.methods import METHODS
 from multicri_proxy.shape import Requests
 
-MESSAGE_LIMIT_BYTES = 16 * 1024 * 1024
-"""The largest message that the kubelet and containerd take or send."""
+MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
+"""Beyond what the kubelet and containerd take (16 MiB), so that each refuses the other's in its own words."""
 
 LIMITS = (
     ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),

@@ -123,7 +123,7 @@ async def test_a_message_of_the_limit_passes_and_a_larger_one_is_refused(rig: Ri
             await context.write(message)
 
     rig.backend.behaviours[path] = echo
-    largest = bytes(MESSAGE_LIMIT_BYTES)
+    largest = b"\xff" * MESSAGE_LIMIT_BYTES
     assert (await see(rig.proxied, path, largest)).messages == (largest,)
     assert (await see(rig.proxied, path, largest + b"!")).code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
