@@ -362,3 +362,29 @@ async def test_a_full_disk_in_the_cluster_is_told_and_nothing_is_left(
     finally:
         bed.cluster.run("login", ["umount", directory], check=True)
         bed.cluster.run("login", ["rmdir", directory], check=True)
+
+
+async def test_every_rank_of_an_mpi_job_sees_the_volumes(
+    bed: Testbed, kubelet: Kubelet, image: str, volumes_of: Callable[[PodOnNode], PodVolumes]
+) -> None:
+    await kubelet.pull(image)
+    pod = await kubelet.run_pod_sandbox("ranks", handler="multicri")
+    volumes = volumes_of(pod)
+    config = volumes.publish("configmap", "c", {"file": "for each rank\n"})
+    work = volumes.directory_of("empty-dir", "work")
+    container = await kubelet.create_container(
+        pod,
+        image,
+        command=["sh", "-c", "cat /etc/app/file; : > /work/$OMPI_COMM_WORLD_RANK"],
+        env={**account_of(bed, "alice"), "MPI_VERSION": "5", "MPI_FLAGS": "-np 2 --oversubscribe"},
+        mounts=[
+            mount(config, "/etc/app", readonly=True),
+            mount(work, "/work"),
+            mount(volumes.hosts(HOSTS), "/etc/hosts"),
+            mount(volumes.message(), "/dev/termination-log"),
+        ],
+    )
+    await kubelet.start(container)
+    assert (await kubelet.wait_until_exited(container)).exit_code == 0, read_log(pod)
+    await kubelet.wait_for_log(pod, "for each rank\n" * 2)
+    assert sorted(path.name for path in kept_by(bed, "alice", pod) if path.parent.name == "work") == ["0", "1"]
