@@ -29,7 +29,6 @@ from multicri_slurm.remote_trees import (
     all_of,
     directory_of,
     lead_to,
-    make_directory,
     publish,
     write_copy,
     write_file,
@@ -114,11 +113,12 @@ class Carrier:
         return ""
 
     async def carry(self, volumes: tuple[Volume, ...], place: Place) -> Carried:
-        """Write what the container mounts.
+        """Make the container's directory, and write what it mounts.
 
         Raises ResourceExhausted if it is too much, for the settings or for the cluster's disk.
         """
         contents = await self._node.do(lambda: self._read(volumes))
+        await place.cluster.make_directories(*self._directories(volumes, place))
         ordered = sorted(volumes, key=lambda volume: volume.container_path.split("/"))
         binds = await all_of(self._carry_one(volume, contents.get(volume.number), place) for volume in ordered)
         made: dict[str, Bind] = {}
@@ -193,13 +193,22 @@ class Carrier:
         """Where the cluster has mounted a volume for results."""
         return f"{site.home}/{self._settings.mount_path}/{volume.name}"
 
+    def _directories(self, volumes: Iterable[Volume], place: Place) -> list[str]:
+        """All that are wanted, so that they are made in one step."""
+        wanted = [place.directory, f"{place.directory}/volumes"]
+        for volume in volumes:
+            if volume.kind is Kind.SHARED:
+                wanted.append(_shared(volume, place))
+            elif volume.kind is Kind.PUBLISHED:
+                wanted.append(_copy(volume, place))
+        return wanted
+
     async def _carry_one(self, volume: Volume, content: File | Tree | None, place: Place) -> Bind | None:
         """Write one volume; None if there is nothing to be seen of it."""
-        cluster, source = place.cluster, f"{place.directory}/volumes/{volume.number}"
+        cluster, source = place.cluster, _copy(volume, place)
         match volume.kind:
             case Kind.SHARED:
-                source = f"{posixpath.dirname(place.directory)}/volumes/{volume.name}"
-                await make_directory(cluster, source)
+                source = _shared(volume, place)
             case Kind.RESULTS:
                 source = self.results_of(place.spec, place.site, [volume])
                 await self._make_results(cluster, source, self._mounted(place.site, volume), volume)
@@ -217,7 +226,6 @@ class Carrier:
             case Kind.COPIED if content is not None:
                 await write_copy(cluster, source, content)
             case Kind.PUBLISHED if isinstance(content, Tree):
-                await make_directory(cluster, source)
                 await write_tree(cluster, f"{source}/{directory_of(content.version)}", content)
                 await lead_to(cluster, source, content)
         return Bind(source=source, destination=volume.container_path, readonly=volume.readonly)
@@ -257,6 +265,14 @@ class Carrier:
         await write_file(place.cluster, source.encode(), File(content=linker.encode(), mode=0o600))
         made[_MESSAGE_LINKER] = Bind(source=source, destination=_MESSAGE_LINKER, readonly=True)
         return replace(bind, destination=_MESSAGE_PLACE)
+
+
+def _copy(volume: Volume, place: Place) -> str:
+    return f"{place.directory}/volumes/{volume.number}"
+
+
+def _shared(volume: Volume, place: Place) -> str:
+    return f"{posixpath.dirname(place.directory)}/volumes/{volume.name}"
 
 
 def _is_outdated(published: Published) -> bool:

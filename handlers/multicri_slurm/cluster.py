@@ -114,8 +114,9 @@ class Cluster:
             raise FailedPrecondition(f"{self.login.account}: not found in PATH there: {', '.join(missing)}")
         return Site(home=home, programs=programs, ch_run_options=frozenset(found.get("ch-run-option", ())))
 
-    async def make_directory(self, path: str) -> None:
-        await self._script(remote_scripts.MAKE_DIRECTORY, path)
+    async def make_directories(self, *paths: str) -> None:
+        """Make them, with all that lead to them, for the account alone; those that are there are left as they are."""
+        await self._script(remote_scripts.MAKE_DIRECTORIES, *paths)
 
     async def remove_directories(self, *paths: str, if_empty: Sequence[str] = ()) -> None:
         """Delete directories with all that is in them, and then others if nothing is in them."""

@@ -40,12 +40,12 @@ main "$@"
 )
 """Args: programs to look for. Says home, user, program, ch-run-option."""
 
-MAKE_DIRECTORY: Final = (
+MAKE_DIRECTORIES: Final = (
     _TOOLS
     + r"""
-main() { # directory
+main() { # directories
   umask 077
-  mkdir -p -- "$1" && chmod 700 -- "$1" && say done=made
+  mkdir -p -- "$@" && chmod 700 -- "$@" && say done=made
 }
 main "$@"
 """

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import os
-import posixpath
 import stat
 from collections.abc import Coroutine, Iterable
 from typing import TypeVar
@@ -29,8 +28,7 @@ async def all_of(steps: Iterable[Coroutine[object, object, _T]]) -> list[_T]:
 
 
 async def write_copy(cluster: Cluster, target: str, content: File | Tree) -> None:
-    """Write a file or a directory that is not there yet, and the directory that it is in."""
-    await make_directory(cluster, posixpath.dirname(target))
+    """Write a file or a directory that is not there yet."""
     if isinstance(content, File):
         await write_file(cluster, target.encode(), content)
     else:
@@ -95,12 +93,6 @@ async def publish(cluster: Cluster, directory: str, published: Published, tree: 
         await sftp.posix_rename(incoming, f"{volume}/{name}")
     await lead_to(cluster, volume, tree)
     await cluster.remove_directories(f"{volume}/{directory_of(published.version)}")
-
-
-async def make_directory(cluster: Cluster, path: str) -> None:
-    """Make it with all that lead to it; one that is there is left as it is."""
-    async with cluster.files() as sftp:
-        await sftp.makedirs(path, asyncssh.SFTPAttrs(permissions=0o700), exist_ok=True)
 
 
 def directory_of(version: str) -> str:

@@ -56,7 +56,6 @@ class Stager:
         builder, runtime = runtime_of(site, self._builders, self._settings)
         image_path = await self._image(cluster, site, builder, plan.spec.image)
         config = await self._config(plan, cluster, runtime, image_path)
-        await cluster.make_directory(directory)
         place = Place(
             spec=plan.spec,
             cluster=cluster,
