@@ -8,10 +8,13 @@ from google.protobuf.message import Message
 
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.dump.entry import Entry
+from multicri_proxy.dump.record import Record
 
 _Value = TypeVar("_Value")
 
 _MOST_REMEMBERED = 20_000
+_LONGEST_NAME = 63
+"""Of a container: a DNS label."""
 _POD_NAME, _POD_NAMESPACE, _POD_UID = (f"io.kubernetes.pod.{what}" for what in ("name", "namespace", "uid"))
 
 LEARNT_FROM = frozenset(
@@ -144,7 +147,9 @@ def _remember(known: dict[str, _Value], key: str, value: _Value) -> None:
 
 
 def subject_of(entry: Entry, names: Names) -> Subject:
-    """What the messages name, completed with what is known of it."""
+    """What the messages name, completed with what is known of it; without messages, what was written down of it."""
+    if entry.request is None and entry.reply is None:
+        return _recorded(entry.record)
     sandbox_id = container_id = container = ""
     pod = Pod()
     for message in (entry.request, entry.reply):
@@ -173,6 +178,16 @@ def subject_of(entry: Entry, names: Names) -> Subject:
     if sandbox_id and not pod.sandbox_id:
         pod = replace(pod, sandbox_id=sandbox_id)
     return Subject(pod=pod, container_id=container_id, container=container)
+
+
+def _recorded(record: Record) -> Subject:
+    """A line of a file has names where they were known, else ids, which are longer than a name can be."""
+    namespace, slash, name = record.pod.partition("/")
+    return Subject(
+        pod=Pod(namespace=namespace, name=name) if slash else Pod(sandbox_id=record.pod),
+        container=record.container,
+        container_id=record.container if len(record.container) > _LONGEST_NAME else "",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,7 @@
 """Whose call is it, and who wants to see it."""
 
+from dataclasses import replace
+
 import pytest
 
 from dump.doubles import RUNTIME, ScriptedRuntime, collecting
@@ -45,6 +47,26 @@ STATUS = call(
         status=cri.ContainerStatus(id="c0c0", metadata=cri.ContainerMetadata(name="app"), labels=LABELS)
     ),
 )
+
+
+@pytest.mark.parametrize(
+    ("pods", "containers", "fits"),
+    [
+        (["web"], [], True),
+        (["default/web"], ["app"], True),
+        ([], ["ap"], False),
+        (["other"], [], False),
+        ([], ["other"], False),
+    ],
+)
+def test_a_line_without_messages_is_about_whom_it_says(pods: list[str], containers: list[str], fits: bool) -> None:
+    line = replace(START, request=None, reply=None, pod="default/web", container="app")
+    assert Wanted(pods=pods, containers=containers).fits(subject(line)) is fits
+
+
+def test_a_line_without_messages_and_names_has_ids_whose_beginnings_count() -> None:
+    line = replace(START, request=None, reply=None, pod="5a5a" * 16, container="c0c0" * 16)
+    assert Wanted(pods=["5a5a"], containers=["c0c0"]).fits(subject(line))
 
 
 def test_a_request_names_its_pod_itself() -> None:
