@@ -28,13 +28,14 @@ from multicri_slurm.accounts import Login
 from multicri_slurm.board import Board
 from multicri_slurm.carrying import Carrier
 from multicri_slurm.cluster import Cluster, Signal
+from multicri_slurm.in_flight import InFlight
 from multicri_slurm.keys import Keys
 from multicri_slurm.output import read_output
-from multicri_slurm.plan import plan
+from multicri_slurm.plan import Plan, plan
+from multicri_slurm.profiles import read_profiles
 from multicri_slurm.records import Record, Records, Stage, job_name_of
 from multicri_slurm.refresh import Refresher
 from multicri_slurm.retries import until_it_works, within
-from multicri_slurm.settings import read_settings
 from multicri_slurm.ssh import Connections
 from multicri_slurm.staging import Stager
 from multicri_slurm.tail import Tails
@@ -55,21 +56,21 @@ class SlurmAdapter:
     """Runs each container as one batch job."""
 
     def __init__(self, context: AdapterContext) -> None:
-        self._settings = read_settings(context.settings)
+        self._profiles = read_profiles(context.settings, context.handlers)
         self._records = Records(context.store, context.secrets)
         self._tasks = Tasks()
-        self._connections = Connections(self._settings)
         self._keys = Keys()
+        self._connections = Connections(self._profiles, self._keys)
         self._clusters: dict[str, Cluster] = {}
-        self._carrier = Carrier(self._settings)
-        self._stager = Stager(self._settings, context.image_builders, self._carrier, self._tasks)
-        self._refresher = Refresher(self._carrier, self._records, self._cluster_of, self._settings.volume_refresh_s)
+        self._carrier = Carrier()
+        self._stager = Stager(context.image_builders, self._carrier, self._tasks)
+        refresh_s = min(profile.settings.volume_refresh_s for profile in self._profiles.all())
+        self._refresher = Refresher(self._carrier, self._records, self._cluster_of, refresh_s)
         self._sandboxes: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tails = Tails(self._tasks)
         self._board = Board()
-        self._watching = Watching(
-            self._records, self._board, self._tasks, self._settings.poll_interval_s, self._carrier
-        )
+        self._watching = Watching(self._records, self._board, self._tasks, self._carrier)
+        self._in_flight = InFlight(self._records)
         self._usages = Usages(self._records, self._board, self._tasks, self._cluster_of)
         self._submits: dict[ContainerId, asyncio.Future[None]] = {}
         self._sweeps: dict[ContainerId, asyncio.Future[None]] = {}
@@ -107,24 +108,31 @@ class SlurmAdapter:
                 self._tasks.start(f"look up {record.container_id}", partial(self._resolve_later, record.container_id))
 
     async def create_container(self, spec: ContainerSpec) -> None:
-        the_plan = plan(spec, self._settings)
+        profile = self._profiles.of_pod(spec.pod)
+        the_plan = plan(spec, profile)
+        with self._in_flight.one_more(profile, spec.id):
+            await self._create(the_plan)
+
+    async def _create(self, the_plan: Plan) -> None:
+        spec, profile = the_plan.spec, the_plan.profile
         if the_plan.login.private_key is not None:
             await self._keys.check(the_plan.login.private_key)
         await sshlib.load()
         if (known := self._records.get(spec.id)) is not None and known.stage is not Stage.STAGING:
             return
-        volumes = await self._carrier.look(spec)
+        volumes = await self._carrier.look(spec, profile.settings)
         cluster = self._cluster(the_plan.login)
-        site = await self._stager.site(cluster)
+        site = await self._stager.site(the_plan, cluster)
         self._stager.check(the_plan, site)
         record = Record(
             container_id=spec.id,
             stage=Stage.STAGING,
             account=the_plan.login.account,
             sealed=self._records.seal(spec.id, the_plan.login),
-            directory=self._stager.directory_of(spec, site),
+            profile=profile.name,
+            directory=self._stager.directory_of(the_plan, site),
             job_name=job_name_of(spec.id),
-            results=self._carrier.results_of(spec, site, volumes),
+            results=self._carrier.results_of(spec, site, volumes, profile.settings),
             message_path=next((volume.host_path for volume in volumes if volume.kind is Kind.MESSAGE), ""),
         )
         try:
@@ -205,6 +213,7 @@ class SlurmAdapter:
         if record is None:
             return {}
         facts = {
+            "profile": record.profile,
             "account": str(record.account),
             "directory": record.directory,
             "job_name": record.job_name,
@@ -323,7 +332,12 @@ class SlurmAdapter:
         )
         shared = (f"{sandbox}/volumes",) if last else ()
         results = (record.results, posixpath.dirname(record.results)) if record.results else ()
-        await self._cluster_of(record).remove_directories(record.directory, *shared, if_empty=(*results, sandbox))
+        try:
+            cluster = self._cluster_of(record)
+        except FailedPrecondition as error:  # no job is lost by it, and the pod could not be removed otherwise
+            _log.error("a container's directory is left in the cluster", directory=record.directory, reason=error)
+            return
+        await cluster.remove_directories(record.directory, *shared, if_empty=(*results, sandbox))
 
     def _sandbox_of(self, record: Record) -> asyncio.Lock:
         """Held while a sandbox gets a container or loses one: the last one takes the pod's emptyDirs with it."""
@@ -350,7 +364,7 @@ class SlurmAdapter:
 
     async def _close_idle_connections(self) -> None:
         """Whoever has containers is watched, so an idle connection is one that nobody needs; nor its credentials."""
-        idle_s = max(IDLE_S, 3 * self._settings.poll_interval_s)
+        idle_s = max(IDLE_S, *(3 * profile.settings.poll_interval_s for profile in self._profiles.all()))
         while True:
             await asyncio.sleep(idle_s / 2)
             for digest, cluster in list(self._clusters.items()):
@@ -365,7 +379,8 @@ class SlurmAdapter:
         return record
 
     def _cluster_of(self, record: Record) -> Cluster:
-        return self._cluster(self._records.login(record))
+        return self._cluster(self._records.login(record, self._profiles))
 
     def _cluster(self, login: Login) -> Cluster:
-        return self._clusters.setdefault(login.digest(), Cluster(login, self._connections.to(login), self._settings))
+        settings = self._profiles.named(login.profile).settings
+        return self._clusters.setdefault(login.digest(), Cluster(login, self._connections.to(login), settings))

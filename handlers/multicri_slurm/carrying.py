@@ -89,11 +89,10 @@ class Carried:
 class Carrier:
     """Carries volumes."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self) -> None:
         self._node = NodeThreads()
 
-    async def look(self, spec: ContainerSpec) -> tuple[Volume, ...]:
+    async def look(self, spec: ContainerSpec, settings: Settings) -> tuple[Volume, ...]:
         """Decide on a container's mounts. Raises InvalidArgument for those that cannot be carried."""
         if spec.devices:
             raise InvalidArgument(
@@ -101,15 +100,15 @@ class Carrier:
             )
         if not spec.mounts:
             return ()
-        directory = pod_directory(self._settings, spec.pod)
+        directory = pod_directory(settings, spec.pod)
         on_node = await self._node.do(lambda: look(spec.mounts, directory))
-        return decide(spec.mounts, spec.pod, on_node, self._settings)
+        return decide(spec.mounts, spec.pod, on_node, settings)
 
-    def results_of(self, spec: ContainerSpec, site: Site, volumes: Iterable[Volume]) -> str:
+    def results_of(self, spec: ContainerSpec, site: Site, volumes: Iterable[Volume], settings: Settings) -> str:
         """The directory for the container's results in the cluster; empty if it has none."""
         for volume in volumes:
             if volume.kind is Kind.RESULTS:
-                return f"{self._mounted(site, volume)}/{spec.pod.sandbox_id}/{spec.id}"
+                return f"{_mounted(site, volume, settings)}/{spec.pod.sandbox_id}/{spec.id}"
         return ""
 
     async def carry(self, volumes: tuple[Volume, ...], place: Place) -> Carried:
@@ -117,7 +116,7 @@ class Carrier:
 
         Raises ResourceExhausted if it is too much, for the settings or for the cluster's disk.
         """
-        contents = await self._node.do(lambda: self._read(volumes))
+        contents = await self._node.do(lambda: _read(volumes, place.cluster.settings))
         await place.cluster.make_directories(*self._directories(volumes, place))
         ordered = sorted(volumes, key=lambda volume: volume.container_path.split("/"))
         binds = await all_of(self._carry_one(volume, contents.get(volume.number), place) for volume in ordered)
@@ -153,7 +152,7 @@ class Carrier:
         """Bring what the kubelet has published anew; returns what the cluster has then."""
         fresh = []
         for published in record.published:
-            tree = await self._node.do(partial(self._newer, published))
+            tree = await self._node.do(partial(_newer, published, cluster.settings))
             if tree is not None:
                 await publish(cluster, record.directory, published, tree)
             fresh.append(published if tree is None else replace(published, version=tree.version))
@@ -169,29 +168,6 @@ class Carrier:
                 await self._node.do(lambda: write_message(record.message_path, message))
             except Unavailable as error:  # the end of a container is not to wait for this
                 _log.warning("a termination message is lost", container_id=record.container_id, reason=error)
-
-    # -- on the node ---------------------------------------------------------------------------------------------
-
-    def _reader(self) -> Reader:
-        return Reader(Limits(size_bytes=self._settings.volume_bytes, files=self._settings.volume_files))
-
-    def _newer(self, published: Published) -> Tree | None:
-        return self._reader().published(published.host_path) if _is_outdated(published) else None
-
-    def _read(self, volumes: Iterable[Volume]) -> Mapping[int, File | Tree]:
-        reader, contents = self._reader(), dict[int, File | Tree]()
-        for volume in volumes:
-            if volume.kind is Kind.PUBLISHED:
-                contents[volume.number] = reader.published(volume.host_path)
-            elif volume.kind in {Kind.COPIED, Kind.HOSTS}:
-                contents[volume.number] = reader.content(volume.host_path)
-        return contents
-
-    # -- in the cluster ------------------------------------------------------------------------------------------
-
-    def _mounted(self, site: Site, volume: Volume) -> str:
-        """Where the cluster has mounted a volume for results."""
-        return f"{site.home}/{self._settings.mount_path}/{volume.name}"
 
     def _directories(self, volumes: Iterable[Volume], place: Place) -> list[str]:
         """All that are wanted, so that they are made in one step."""
@@ -210,8 +186,8 @@ class Carrier:
             case Kind.SHARED:
                 source = _shared(volume, place)
             case Kind.RESULTS:
-                source = self.results_of(place.spec, place.site, [volume])
-                await self._make_results(cluster, source, self._mounted(place.site, volume), volume)
+                source = self.results_of(place.spec, place.site, [volume], cluster.settings)
+                await self._make_results(cluster, source, _mounted(place.site, volume, cluster.settings), volume)
             case Kind.MESSAGE:
                 source = f"{place.directory}/{MESSAGE_FILE}"
                 await write_file(cluster, source.encode(), File(content=b"", mode=0o600))
@@ -273,6 +249,29 @@ def _copy(volume: Volume, place: Place) -> str:
 
 def _shared(volume: Volume, place: Place) -> str:
     return f"{posixpath.dirname(place.directory)}/volumes/{volume.name}"
+
+
+def _reader(settings: Settings) -> Reader:
+    return Reader(Limits(size_bytes=settings.volume_bytes, files=settings.volume_files))
+
+
+def _read(volumes: Iterable[Volume], settings: Settings) -> Mapping[int, File | Tree]:
+    reader, contents = _reader(settings), dict[int, File | Tree]()
+    for volume in volumes:
+        if volume.kind is Kind.PUBLISHED:
+            contents[volume.number] = reader.published(volume.host_path)
+        elif volume.kind in {Kind.COPIED, Kind.HOSTS}:
+            contents[volume.number] = reader.content(volume.host_path)
+    return contents
+
+
+def _mounted(site: Site, volume: Volume, settings: Settings) -> str:
+    """Where the cluster has mounted a volume for results."""
+    return f"{site.home}/{settings.mount_path}/{volume.name}"
+
+
+def _newer(published: Published, settings: Settings) -> Tree | None:
+    return _reader(settings).published(published.host_path) if _is_outdated(published) else None
 
 
 def _is_outdated(published: Published) -> bool:

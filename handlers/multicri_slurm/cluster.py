@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from multicri_proxy.api.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
@@ -29,6 +29,7 @@ from multicri_slurm.answers import (
     squeue_jobs,
     sstat_usage,
 )
+from multicri_slurm.prerun import with_prerun
 from multicri_slurm.settings import Settings
 from multicri_slurm.ssh import Connection, Dialogue
 from multicri_slurm.sshlib import asyncssh
@@ -37,17 +38,22 @@ from multicri_slurm.states import is_over
 SLURM_PROGRAMS = ("sbatch", "squeue", "scancel", "scontrol", "flock")
 LOCK_WAIT_S = 20
 MOST_JOBS_TO_SACCT, MOST_JOBS_TO_SCONTROL = 500, 50
+MOST_SITES = 20
 Signal = Literal["TERM", "USR1", "CANCEL"]
 _HOME = re.compile(r"/[A-Za-z0-9._/@+-]*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """What a login host has: the account's home, the programs that were looked for, ch-run's options."""
+    """What a login host has: the account's home, the programs that were looked for, ch-run's options.
+
+    prerun: the text after which it was so.
+    """
 
     home: str
     programs: frozenset[str]
     ch_run_options: frozenset[str]
+    prerun: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,24 +92,29 @@ class Cluster:
     def __init__(self, login: Login, connection: Connection, settings: Settings) -> None:
         self.login = login
         self._connection = connection
-        self._settings = settings
-        self._site: Site | None = None
+        self.settings = settings
+        self._sites: dict[bytes | None, Site] = {}
         self._probing = asyncio.Lock()
 
     def idle_s(self) -> float:
         """How long nothing was asked of it."""
         return self._connection.idle_s()
 
-    async def site(self, programs: Collection[str] = ()) -> Site:
-        """What the login host has; asked once.
+    async def site(self, programs: Collection[str] = (), prerun: bytes | None = None) -> Site:
+        """What the login host has, after a prerun text; asked once for each.
 
         Raises FailedPrecondition if it is no place to submit jobs from.
         """
         async with self._probing:
-            if self._site is None:
-                found = await self._script(remote_scripts.PROBE, *SLURM_PROGRAMS, *sorted(programs))
-                self._site = self._checked_site(found)
-            return self._site
+            if (known := self._sites.get(prerun)) is not None:
+                return known
+            words = (*SLURM_PROGRAMS, *sorted(programs))
+            found = await self._script(remote_scripts.PROBE, *words, prerun=prerun)
+            site = replace(self._checked_site(found), prerun=prerun)
+            if len(self._sites) >= MOST_SITES:
+                self._sites.clear()
+            self._sites[prerun] = site
+            return site
 
     def _checked_site(self, found: Mapping[str, tuple[str, ...]]) -> Site:
         home = found.get("home", ("",))[0].rstrip("/")
@@ -144,7 +155,7 @@ class Cluster:
             except asyncssh.SFTPError as error:
                 raise Unavailable(f"{account}: files cannot be written in the cluster: {error.reason}") from error
 
-    async def build(self, builder: ImageBuilder, image: Image, directory: str) -> str:
+    async def build(self, builder: ImageBuilder, image: Image, directory: str, prerun: bytes | None = None) -> str:
         """Have the image built, unless it is there; return its path. Waits for another build of the same image.
 
         Raises FailedPrecondition with the builder's last words if it fails.
@@ -157,10 +168,11 @@ class Cluster:
             directory,
             name,
             builder.suffix,
-            str(int(self._settings.build_timeout_s)),
+            str(int(self.settings.build_timeout_s)),
             *commands,
-            timeout_s=self._settings.build_timeout_s,
+            timeout_s=self.settings.build_timeout_s,
             long=True,
+            prerun=prerun,
         )
         match found.get("error", ("",))[0]:
             case "":
@@ -221,7 +233,7 @@ class Cluster:
     async def sizes(self) -> AsyncIterator["Sizes"]:
         """A way to look at many files, again and again, that costs one question a time."""
         script, end = remote_scripts.SIZES.encode(), f"{MARK}done=sizes\n".encode()
-        async with self._connection.dialogue(script, end, self._settings.command_timeout_s) as dialogue:
+        async with self._connection.dialogue(script, end, self.settings.command_timeout_s) as dialogue:
             yield Sizes(dialogue)
 
     async def read_tail(self, path: str, size: int) -> bytes:
@@ -309,14 +321,26 @@ class Cluster:
         await self._script(remote_scripts.SIGNAL, name, str(job_id))
 
     async def _script(
-        self, script: str, *words: str, timeout_s: float | None = None, long: bool = False, need_done: bool = True
+        self,
+        script: str,
+        *words: str,
+        timeout_s: float | None = None,
+        long: bool = False,
+        need_done: bool = True,
+        prerun: bytes | None = None,
     ) -> Mapping[str, tuple[str, ...]]:
+        shell, text = with_prerun(script, prerun)
         result = await self._connection.run(
-            ("sh", "-s", "--", *words), script.encode(), timeout_s or self._settings.command_timeout_s, long=long
+            (shell, "-s", "--", *words), text.encode(), timeout_s or self.settings.command_timeout_s, long=long
         )
         found = facts(result.stdout)
+        words_of_shell = result.stderr.decode("utf-8", "replace").strip()[-300:]
+        if "prerun" in found:
+            raise FailedPrecondition(
+                f"{self.login.account}: the prerun text (the setting prerun, then CLUSTER_CONFIG) "
+                f"ended with {found['prerun'][0]}: {words_of_shell}"
+            )
         if need_done and not found.keys() & {"done", "error", "job"}:
-            words_of_shell = result.stderr.decode("utf-8", "replace").strip()[-300:]
             raise Unavailable(
                 f"{self.login.account}: a command ended with {result.exit_code} and no answer: {words_of_shell}"
             )

@@ -32,23 +32,26 @@ class Keys:
         self._good: set[bytes] = set()
         self._one_at_a_time = asyncio.Lock()
 
-    async def check(self, text: str) -> None:
-        """Raises InvalidArgument if the text is no private key that can be used, without showing it."""
+    async def check(self, text: str, name: str = "CLUSTER_KEYVALUE") -> None:
+        """Raises InvalidArgument if the text is no private key that can be used, without showing it.
+
+        name: of the variable or file that it comes from.
+        """
         digest = hashlib.sha256(text.encode()).digest()
         async with self._one_at_a_time:
             if digest in self._good:
                 return
-            match await _verdict(text):
+            match await _verdict(text, name):
                 case "passphrase":
-                    raise InvalidArgument("CLUSTER_KEYVALUE: is a key with a passphrase: must be one without")
+                    raise InvalidArgument(f"{name}: is a key with a passphrase: must be one without")
                 case "no key":
-                    raise InvalidArgument("CLUSTER_KEYVALUE: is not a private key in OpenSSH or PEM format")
+                    raise InvalidArgument(f"{name}: is not a private key in OpenSSH or PEM format")
             if len(self._good) >= _MOST_REMEMBERED:
                 self._good.clear()
             self._good.add(digest)
 
 
-async def _verdict(text: str) -> str:
+async def _verdict(text: str, name: str) -> str:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-I", "-c", _CHECK),
         stdin=asyncio.subprocess.PIPE,
@@ -60,7 +63,7 @@ async def _verdict(text: str) -> str:
         async with asyncio.timeout(_CHECK_S):
             said, _ = await process.communicate(text.encode())
     except TimeoutError as error:
-        raise Unavailable(f"CLUSTER_KEYVALUE: the key could not be checked within {_CHECK_S:g} s") from error
+        raise Unavailable(f"{name}: the key could not be checked within {_CHECK_S:g} s") from error
     finally:
         if process.returncode is None:
             process.kill()

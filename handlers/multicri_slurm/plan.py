@@ -21,6 +21,8 @@ from multicri_slurm.environment import (
     check_sizes,
     home_of,
 )
+from multicri_slurm.prerun import prerun_of
+from multicri_slurm.profiles import Profile
 from multicri_slurm.records import job_name_of
 from multicri_slurm.runtimes import ENV_FILE, Bind, Container, ImageConfig, Kind, Runtime
 from multicri_slurm.script import JobScript, comment_of, render
@@ -36,6 +38,7 @@ class Plan:
     """A container that may be staged. options: for sbatch, clean. launcher: words before the container's."""
 
     spec: ContainerSpec
+    profile: Profile
     login: Login
     prerun: bytes | None
     env: Mapping[str, bytes]
@@ -43,8 +46,9 @@ class Plan:
     launcher: tuple[str, ...]
 
 
-def plan(spec: ContainerSpec, settings: Settings) -> Plan:
-    """Raises InvalidArgument naming what is wrong in the pod."""
+def plan(spec: ContainerSpec, profile: Profile) -> Plan:
+    """Raises InvalidArgument naming what is wrong in the pod, PermissionDenied for what the profile forbids."""
+    settings = profile.settings
     reserved, env = split(spec.env)
     variables = read_variables(reserved)
     check_sizes((*spec.command, *spec.args), env)
@@ -53,10 +57,11 @@ def plan(spec: ContainerSpec, settings: Settings) -> Plan:
     custom = custom_options(variables.JOB_CUSTOM_CONFIG or "", settings.job_options_allowed)
     return Plan(
         spec=spec,
-        login=variables.login(),
-        prerun=variables.CLUSTER_CONFIG.encode() if variables.CLUSTER_CONFIG is not None else None,
+        profile=profile,
+        login=profile.login_for(variables, spec.pod.namespace),
+        prerun=prerun_of(settings.prerun, variables.CLUSTER_CONFIG or ""),
         env=env,
-        options=(*variables.job_options(), *custom),
+        options=(*settings.default_options(), *variables.job_options(), *custom),
         launcher=_launcher(variables.MPI_FLAGS or "") if variables.MPI_VERSION is not None else (),
     )
 
@@ -72,12 +77,20 @@ def programs_of(builders: Sequence[ImageBuilder]) -> frozenset[str]:
     return frozenset(program for builder in builders for program in builder.programs)
 
 
+def _wanted(builders: Sequence[ImageBuilder], settings: Settings) -> list[ImageBuilder]:
+    return [b for b in builders if b.name in _KINDS and settings.image_builder in {"auto", b.name}]
+
+
+def has_runtime(site: Site, builders: Sequence[ImageBuilder], settings: Settings) -> bool:
+    return any(site.programs.issuperset(builder.programs) for builder in _wanted(builders, settings))
+
+
 def runtime_of(site: Site, builders: Sequence[ImageBuilder], settings: Settings) -> tuple[ImageBuilder, Runtime]:
     """The first builder that the settings allow and the login host has, with the runtime that goes with it.
 
     Raises FailedPrecondition if there is none.
     """
-    wanted = [b for b in builders if b.name in _KINDS and settings.image_builder in {"auto", b.name}]
+    wanted = _wanted(builders, settings)
     for builder in wanted:
         if site.programs.issuperset(builder.programs):
             return builder, Runtime(kind=_KINDS[builder.name], options=site.ch_run_options)

@@ -10,7 +10,8 @@ from enum import Enum
 from multicri_proxy.api.adapter import Phase, Report, Secrets, Store
 from multicri_proxy.api.errors import FailedPrecondition, NotFound
 from multicri_proxy.api.ids import ContainerId, JobId
-from multicri_slurm.accounts import Account, Login
+from multicri_slurm.accounts import DEFAULT_PROFILE, Account, Login
+from multicri_slurm.profiles import Profiles
 
 
 class Stage(Enum):
@@ -39,7 +40,8 @@ class Published:
 class Record:
     """One container.
 
-    sealed: the credentials, bound to the container's id. directory: absolute, in the cluster; empty until it is known.
+    sealed: the pod's own credentials, bound to the container's id; empty if its profile has them.
+    profile: whose settings it was created with. directory: absolute, in the cluster; empty until it is known.
     job_id: from SUBMITTED on. report, last_words, stderr_bytes: from ENDED on. last_words follow the container's
     stderr, after stderr_bytes (None: as long as the file is).
     results: absolute, in the cluster; what is in it stays. message_path: on the node, of the termination message.
@@ -49,6 +51,7 @@ class Record:
     stage: Stage
     account: Account
     sealed: bytes
+    profile: str
     directory: str
     job_name: str
     job_id: JobId | None = None
@@ -110,11 +113,16 @@ class Records:
         return self._changing.setdefault(container_id, asyncio.Lock())
 
     def seal(self, container_id: ContainerId, login: Login) -> bytes:
-        return self._secrets.seal(login.credentials(), container_id)
+        """What of a login a record has to keep."""
+        return self._secrets.seal(login.credentials(), container_id) if login.proof is None else b""
 
-    def login(self, record: Record) -> Login:
-        """Raises FailedPrecondition if the key that sealed the credentials is gone."""
-        return Login.from_credentials(record.account, self._secrets.open(record.sealed, record.container_id))
+    def login(self, record: Record, profiles: Profiles) -> Login:
+        """Raises FailedPrecondition if the key that sealed the credentials is gone, or the settings have changed."""
+        profile = profiles.named(record.profile)
+        if not record.sealed:
+            return profile.login_as(record.account)
+        credentials = self._secrets.open(record.sealed, record.container_id)
+        return Login.from_credentials(record.account, profile.name, credentials)
 
 
 def _to_row(record: Record) -> bytes:
@@ -123,6 +131,7 @@ def _to_row(record: Record) -> bytes:
         "stage": record.stage.value,
         "account": asdict(record.account),
         "sealed": base64.b64encode(record.sealed).decode(),
+        "profile": record.profile,
         "directory": record.directory,
         "job_name": record.job_name,
         "job_id": record.job_id,
@@ -145,6 +154,7 @@ def _from_row(value: bytes) -> Record:
         stage=Stage(row["stage"]),
         account=Account(**row["account"]),
         sealed=base64.b64decode(row["sealed"]),
+        profile=row.get("profile", DEFAULT_PROFILE),
         directory=row["directory"],
         job_name=row["job_name"],
         job_id=JobId(row["job_id"]) if row["job_id"] is not None else None,

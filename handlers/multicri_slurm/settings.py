@@ -1,34 +1,114 @@
-"""The ``slurm:`` section of the configuration."""
+"""What an admin decides about a cluster: the ``slurm:`` section of the configuration, and each of its ``clusters:``."""
 
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from posixpath import normpath
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from multicri_proxy.api.errors import InvalidArgument
+from multicri_slurm.custom_config import custom_options
+from multicri_slurm.fields import Host, Port, UserName, matching
 
 _PATH = re.compile(r"[A-Za-z0-9._/@+-]+", re.ASCII)
 _HOST_PATTERN = re.compile(r"[A-Za-z0-9.:*?_-]+", re.ASCII)
 _OPTION = re.compile(r"[a-z][a-z0-9-]*", re.ASCII)
+_JUMP = re.compile(r"(?:(?P<user>[^@]+)@)?(?P<host>\[[^]]+\]|[^:]+)(?::(?P<port>[0-9]+))?", re.ASCII)
+LONGEST_PRERUN = 65_536
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+ProofFile = Annotated[
+    str, matching(r"(/[^\0\n]*|[A-Za-z0-9][A-Za-z0-9_.-]*)?", "an absolute path, or the name of a systemd credential")
+]
+Namespace = Annotated[str, matching(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", "a namespace")]
 
 
-class Settings(BaseModel):
-    """What an admin decides. The names in capitals are multi-cri's, kept for those who know them.
+class Person(BaseModel):
+    """An account's user, and the files that prove it: a private key without a passphrase, or a password."""
 
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    user: UserName | None = None
+    key_file: ProofFile = ""
+    certificate_file: ProofFile = ""
+    password_file: ProofFile = ""
+
+    @model_validator(mode="after")
+    def _proved(self) -> Self:
+        if self.key_file and self.password_file:
+            raise ValueError("key_file: must not be set together with password_file")
+        if self.certificate_file and not self.key_file:
+            raise ValueError("certificate_file: goes with a key_file, which must be set too")
+        if bool(self.user) != bool(self.key_file or self.password_file):
+            raise ValueError("user: must be set together with key_file or password_file")
+        return self
+
+
+class User(Person):
+    """Whom the pods of a namespace are in the cluster."""
+
+    user: UserName
+
+
+class Jump(Person):
+    """A host on the way. Without a user of its own, it is given the account's name and credentials."""
+
+    host: Host
+    port: Port = 22
+
+
+def _jump(value: object) -> object:
+    """``[user@]host[:port]`` as what it stands for; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    match = _JUMP.fullmatch(value)
+    if match is None or match["user"]:
+        raise ValueError("must be host[:port], or a mapping with host, port, user and key_file")
+    return {"host": match["host"].strip("[]"), **({"port": match["port"]} if match["port"] else {})}
+
+
+def _host_key(value: str) -> str:
+    words = value.split()
+    if not re.fullmatch(r"[a-z0-9@.-]+ [A-Za-z0-9+/]+=*", " ".join(words[:2]), re.ASCII) or "\n" in value.strip():
+        raise ValueError("must be a line as in a .pub file: ssh-ed25519 AAAA...")
+    return " ".join(words[:2])
+
+
+class Settings(Person):
+    """One profile. The names in capitals are multi-cri's, kept for those who know them.
+
+    host, port: where to log in; a pod may say so itself if they are not set, or with pod_credentials.
+    user: whom pods are there, if they bring no credentials. users: the same by namespace, and only for those.
+    handlers: RuntimeClass handlers whose pods get this profile.
+    pod_credentials: whether a pod may bring its own CLUSTER_*.
+    pod_prerun: whether a pod that runs under an account of these settings may bring CLUSTER_CONFIG, which is text that
+        runs there outside of any container. One that brings its own credentials always may.
     mount_path: CRI_SLURM_MOUNT_PATH: the working directory in the cluster, relative to the account's home.
     image_remote_mount: CRI_SLURM_IMAGE_REMOTE_MOUNT: where images are built; empty for ``<mount_path>/images`` in the
         account's home; a relative path is relative to the home.
     build_in_cluster: CRI_SLURM_BUILD_IN_CLUSTER.
     known_hosts: OpenSSH's file of host keys. A host that is not in it is never connected to.
-    allowed_hosts: patterns (``*.hpc.example.org``); None for every host in known_hosts.
+    host_key: the host's key itself, instead of a line in known_hosts.
+    host_key_policy: ``tofu`` takes the key that a host shows at first, and keeps it in learnt_hosts.
+    proxy_jump: hosts on the way, the first one first.
+    allowed_hosts: patterns (``*.hpc.example.org``) for pods' own CLUSTER_HOST; None for every host in known_hosts.
+    prerun: shell text that is sourced before images are built and before each container.
     command_timeout_s: for one command in the cluster. build_timeout_s: for the build of one image.
     poll_interval_s: how often jobs are asked for while nothing happens; it is faster after a submit or a stop.
+    max_jobs: how many containers of this node may be created and not yet ended at a time.
     job_options_allowed: sbatch options, without dashes, that pods may use beyond those that are always allowed.
+    job_options_default: sbatch options of every job, as in JOB_CUSTOM_CONFIG; a pod's own come after them and win.
     kubelet_directory: the kubelet's ``--root-dir``.
     host_paths_allowed: directories of the node of which pods may have copies in the cluster, with a read-only hostPath.
     volume_names: by a volume's name, the directory below mount_path where the cluster has mounted it, if it is another.
@@ -36,19 +116,30 @@ class Settings(BaseModel):
     volume_refresh_s: how often ConfigMaps, Secrets and tokens are looked at for a new version.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
+    host: Host | None = None
+    port: Port = 22
+    users: Mapping[Namespace, User] = {}
+    handlers: tuple[str, ...] = ()
+    pod_credentials: Literal["allow", "forbid"] = "allow"
+    pod_prerun: bool = False
     mount_path: str = "multi-cri"
     image_remote_mount: str = ""
     build_in_cluster: bool = True
     known_hosts: str = "/etc/ssh/ssh_known_hosts"
+    host_key: Annotated[str, AfterValidator(_host_key)] | None = None
+    host_key_policy: Literal["strict", "tofu"] = "strict"
+    learnt_hosts: str = "/var/lib/multicri-proxy/known_hosts"
+    proxy_jump: tuple[Annotated[Jump, BeforeValidator(_jump)], ...] = ()
     allowed_hosts: tuple[str, ...] | None = None
+    prerun: Annotated[str, Field(max_length=LONGEST_PRERUN)] = ""
     connect_timeout_s: Seconds = 20.0
     command_timeout_s: Seconds = 60.0
     build_timeout_s: Seconds = 3600.0
     poll_interval_s: Seconds = 5.0
+    max_jobs: Annotated[int, Field(ge=1)] | None = None
     image_builder: Literal["auto", "apptainer", "singularity", "charliecloud"] = "auto"
     job_options_allowed: tuple[str, ...] = ()
+    job_options_default: str = ""
     kubelet_directory: str = "/var/lib/kubelet"
     host_paths_allowed: tuple[str, ...] = ()
     volume_names: Mapping[str, str] = {}
@@ -68,7 +159,7 @@ class Settings(BaseModel):
     def _path_or_empty(cls, value: str) -> str:
         return _checked_path(value) if value else value
 
-    @field_validator("known_hosts", "kubelet_directory")
+    @field_validator("known_hosts", "learnt_hosts", "kubelet_directory")
     @classmethod
     def _absolute(cls, value: str) -> str:
         if not value.startswith("/"):
@@ -90,6 +181,24 @@ class Settings(BaseModel):
             raise ValueError("images are built in the cluster only, so far: must be true")
         return value
 
+    @field_validator("users", mode="before")
+    @classmethod
+    def _namespaces_alone(cls, value: object) -> object:
+        for name in value if isinstance(value, Mapping) else ():
+            if isinstance(name, str) and ":" in name:
+                raise ValueError(
+                    f"{name!r}: the kubelet tells a runtime a pod's namespace, not its service account: "
+                    "name the namespace alone, and give the service account a namespace of its own"
+                )
+        return value
+
+    @field_validator("prerun")
+    @classmethod
+    def _text(cls, value: str) -> str:
+        if "\0" in value:
+            raise ValueError("must not hold a NUL byte")
+        return value
+
     @field_validator("allowed_hosts")
     @classmethod
     def _host_patterns(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -106,23 +215,49 @@ class Settings(BaseModel):
                 raise ValueError(f"{option!r} is not an sbatch option's long name without dashes")
         return value
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.host and (name := next((n for n in ("user", "users", "host_key") if getattr(self, n)), None)):
+            raise ValueError(f"{name}: needs to know the cluster: set host")
+        if self.pod_credentials == "forbid" and not (self.user or self.users):
+            raise ValueError("pod_credentials: forbids pods their own, and there is no other: set user or users")
+        if self.host_key_policy == "tofu" and self.allowed_hosts is None and self.pod_credentials == "allow":
+            raise ValueError(
+                "host_key_policy: with tofu a pod could have any host trusted: set allowed_hosts, "
+                "or pod_credentials: forbid"
+            )
+        self.default_options()
+        return self
+
+    def default_options(self) -> tuple[str, ...]:
+        """job_options_default, clean."""
+        try:
+            return custom_options(self.job_options_default, self.job_options_allowed)
+        except InvalidArgument as error:
+            raise ValueError(f"job_options_default: {str(error).partition(', ')[2]}") from error
+
     def allows_host(self, host: str) -> bool:
-        if self.allowed_hosts is None:
+        """Whether a pod may name this host."""
+        if host == self.host or self.allowed_hosts is None:
             return True
         return any(fnmatchcase(host.lower(), pattern.lower()) for pattern in self.allowed_hosts)
 
 
-def read_settings(section: Mapping[str, object]) -> Settings:
-    """Raises InvalidArgument naming each setting that is wrong and why."""
+def read_settings(section: Mapping[str, object], name: str = "slurm") -> Settings:
+    """One profile. name: of the section. Raises InvalidArgument naming each setting that is wrong and why."""
     try:
         return Settings.model_validate(dict(section))
     except ValidationError as error:
-        reasons = [f"slurm.{'.'.join(map(str, e['loc']))}: {_plain(e['msg'])}" for e in error.errors()]
-        raise InvalidArgument("; ".join(reasons)) from error
+        raise InvalidArgument("; ".join(_sentence(name, e["loc"], e["msg"]) for e in error.errors())) from error
 
 
-def _plain(message: str) -> str:
-    return message.removeprefix("Value error, ")
+def _sentence(section: str, place: tuple[int | str, ...], message: str) -> str:
+    """A validator of several fields begins with the name of one."""
+    message = message.removeprefix("Value error, ")
+    field, colon, rest = message.partition(": ")
+    if colon and field in Settings.model_fields | Jump.model_fields:
+        place, message = (*place, field), rest
+    return f"{'.'.join((section, *map(str, place)))}: {message}"
 
 
 def _checked_path(value: str) -> str:

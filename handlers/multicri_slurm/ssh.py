@@ -1,8 +1,4 @@
-"""One kept SSH connection for each login: commands and files over it, within limits.
-
-Only what we are given is used: no agent, no default keys, no configuration files. A host whose key is not in
-known_hosts is not even connected to.
-"""
+"""One kept SSH connection for each login: commands and files over it, within limits."""
 
 from __future__ import annotations
 
@@ -12,21 +8,19 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from multicri_proxy.api.errors import MulticriError, PermissionDenied, Unavailable
-from multicri_proxy.api.log import Log
+from multicri_proxy.api.errors import MulticriError, Unavailable
 from multicri_slurm.accounts import Login
-from multicri_slurm.settings import Settings
+from multicri_slurm.dialing import Dialer, words
+from multicri_slurm.host_keys import KnownHosts
+from multicri_slurm.keys import Keys
+from multicri_slurm.profiles import Profiles
 from multicri_slurm.sshlib import asyncssh
 
 OUTPUT_CAP_BYTES = 4 * 1024 * 1024
 # With one for SFTP and one for `dialogue`: 9 of the 10 that sshd's MaxSessions allows by default.
 SHORT_SESSIONS, LONG_SESSIONS = 5, 2
-KEEPALIVE_S, KEEPALIVES_MISSED = 15, 3
 REFUSED_FOR_S = 30.0  # asked more often with a wrong password, many a cluster locks the account
-
-_log = Log("ssh")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +76,9 @@ class _Failure:
 class Connection:
     """A login's connection: opened when it is needed, opened again when it has died or something in it hangs."""
 
-    def __init__(self, login: Login, settings: Settings) -> None:
+    def __init__(self, login: Login, dialer: Dialer) -> None:
         self._login = login
-        self._settings = settings
+        self._dialer = dialer
         self._opening = asyncio.Lock()
         self._link: _Link | None = None
         self._failure: _Failure | None = None
@@ -133,7 +127,11 @@ class Connection:
     @asynccontextmanager
     async def files(self, timeout_s: float | None = None) -> AsyncIterator[asyncssh.SFTPClient]:
         """The SFTP client, within a time limit. SFTP's own errors (no such file) come through as they are."""
-        async with self._errors(), self._lent() as link, asyncio.timeout(timeout_s or self._settings.command_timeout_s):
+        async with (
+            self._errors(),
+            self._lent() as link,
+            asyncio.timeout(timeout_s or self._dialer.profile.settings.command_timeout_s),
+        ):
             async with link.opening_sftp:
                 if link.sftp is None:
                     link.sftp = await link.connection.start_sftp_client()
@@ -163,7 +161,7 @@ class Connection:
         except TimeoutError as error:
             raise Unavailable(f"{account}: no answer in time") from error
         except (asyncssh.Error, OSError) as error:
-            raise Unavailable(f"{account}: {_words(error)}") from error
+            raise Unavailable(f"{account}: {words(error)}") from error
         finally:
             self._busy -= 1
             self._used_at = time.monotonic()
@@ -197,73 +195,13 @@ class Connection:
             if failure is not None and (asked_at < failure.at or time.monotonic() < failure.holds_until):
                 raise type(failure.error)(str(failure.error)) from failure.error
             try:
-                self._link = _Link(await self._connect())
+                self._link = _Link(await self._dialer.connect(self._login))
             except MulticriError as error:
                 now = time.monotonic()
                 held_s = REFUSED_FOR_S if isinstance(error.__cause__, asyncssh.PermissionDenied) else 0.0
                 self._failure = _Failure(error=error, at=now, holds_until=now + held_s)
                 raise
             return self._link
-
-    async def _connect(self) -> asyncssh.SSHClientConnection:
-        login, account = self._login, self._login.account
-        if not self._settings.allows_host(account.host):
-            raise PermissionDenied(f"CLUSTER_HOST={account.host}: not among the hosts that slurm.allowed_hosts allows")
-        known_hosts = await _known_hosts(self._settings.known_hosts, account.host, account.port)
-        keys = [_checked_key(login.private_key)] if login.private_key is not None else None
-        try:
-            async with asyncio.timeout(self._settings.connect_timeout_s):
-                connection = await asyncssh.connect(
-                    account.host,
-                    account.port,
-                    username=account.username,
-                    password=login.password,
-                    client_keys=keys,
-                    known_hosts=known_hosts,
-                    config=None,
-                    agent_path=None,
-                    gss_host=None,
-                    x509_trusted_certs=None,
-                    keepalive_interval=KEEPALIVE_S,
-                    keepalive_count_max=KEEPALIVES_MISSED,
-                )
-        except asyncssh.HostKeyNotVerifiable as error:
-            raise PermissionDenied(
-                f"CLUSTER_HOST={account.host}: its host key is not the one in {self._settings.known_hosts}; "
-                f"if it was changed on purpose, put the new one there (ssh-keyscan -p {account.port} {account.host})"
-            ) from error
-        except asyncssh.PermissionDenied as error:
-            raise PermissionDenied(
-                f"{account}: the cluster refuses these credentials: "
-                "check CLUSTER_USERNAME and CLUSTER_PASSWORD or CLUSTER_KEYVALUE"
-            ) from error
-        except TimeoutError as error:
-            raise Unavailable(f"{account}: no connection within {self._settings.connect_timeout_s:g} s") from error
-        except (asyncssh.Error, OSError) as error:
-            raise Unavailable(f"{account}: {_words(error)}") from error
-        _log.info("connected", account=account)
-        return connection
-
-
-def _checked_key(text: str) -> asyncssh.SSHKey:
-    """A key that `keys.py` has had checked: to check RSA here again would stop the event loop."""
-    return asyncssh.import_private_key(text, unsafe_skip_rsa_key_validation=True)
-
-
-async def _known_hosts(path: str, host: str, port: int) -> asyncssh.SSHKnownHosts:
-    """The file's keys. Raises PermissionDenied if it has none for this host."""
-    try:
-        text = await asyncio.to_thread(Path(path).read_text, "utf-8")
-        known = asyncssh.import_known_hosts(text)
-    except (OSError, ValueError) as error:
-        raise PermissionDenied(f"slurm.known_hosts: {path} cannot be read: {error}") from error
-    keys, authorities, _, certificates, *_ = asyncssh.match_known_hosts(known, host, "", port)
-    if not (keys or authorities or certificates):
-        raise PermissionDenied(
-            f"CLUSTER_HOST={host}: there is no host key for it in {path}: an admin adds one "
-            f"(ssh-keyscan -p {port} {host} >> {path}, after checking it)"
-        )
-    return known
 
 
 async def _run(connection: asyncssh.SSHClientConnection, command: str, stdin: bytes) -> Result:
@@ -292,21 +230,22 @@ async def _read(stream: asyncssh.SSHReader[bytes]) -> bytes:
     return b"".join(kept)
 
 
-def _words(error: BaseException) -> str:
-    if isinstance(error, asyncssh.Error) and error.reason:
-        return error.reason
-    return str(error) or type(error).__name__
-
-
 class Connections:
     """The kept connections, by login. Closed together."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, profiles: Profiles, keys: Keys) -> None:
+        self._profiles = profiles
+        self._keys = keys
+        self._known_hosts = KnownHosts()
         self._by_digest: dict[str, Connection] = {}
 
     def to(self, login: Login) -> Connection:
-        return self._by_digest.setdefault(login.digest(), Connection(login, self._settings))
+        """Raises FailedPrecondition if the login's profile is gone."""
+        digest = login.digest()
+        if digest not in self._by_digest:
+            dialer = Dialer(self._profiles.named(login.profile), self._known_hosts, self._keys)
+            self._by_digest[digest] = Connection(login, dialer)
+        return self._by_digest[digest]
 
     async def forget(self, login: Login) -> None:
         """Close the connection of a login that no container needs any more."""

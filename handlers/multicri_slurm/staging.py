@@ -9,7 +9,6 @@ import json
 from collections.abc import Sequence
 from functools import partial
 
-from multicri_proxy.api.adapter import ContainerSpec
 from multicri_proxy.api.errors import FailedPrecondition
 from multicri_proxy.api.ids import ImageId
 from multicri_proxy.api.image import Image, ImageBuilder
@@ -17,10 +16,10 @@ from multicri_proxy.api.log import Log
 from multicri_proxy.api.tasks import Tasks
 from multicri_slurm.carrying import Carrier, Place
 from multicri_slurm.cluster import Cluster, Site
-from multicri_slurm.plan import Plan, env_file_of, files_of, programs_of, runtime_of
+from multicri_slurm.plan import Plan, env_file_of, files_of, has_runtime, programs_of, runtime_of
+from multicri_slurm.prerun import prerun_of
 from multicri_slurm.records import Published
 from multicri_slurm.runtimes import ImageConfig, Runtime
-from multicri_slurm.settings import Settings
 from multicri_slurm.volumes import Volume
 
 LARGEST_CONFIG_BYTES = 1024 * 1024
@@ -31,30 +30,38 @@ _log = Log("slurm.images")
 class Stager:
     """Stages containers."""
 
-    def __init__(self, settings: Settings, builders: Sequence[ImageBuilder], carrier: Carrier, tasks: Tasks) -> None:
-        self._settings = settings
+    def __init__(self, builders: Sequence[ImageBuilder], carrier: Carrier, tasks: Tasks) -> None:
         self._carrier = carrier
         self._builders = builders
         self._tasks = tasks
         self._builds: dict[tuple[str, ImageId], asyncio.Future[str]] = {}
 
-    async def site(self, cluster: Cluster) -> Site:
-        return await cluster.site(programs_of(self._builders))
+    async def site(self, plan: Plan, cluster: Cluster) -> Site:
+        """What the cluster has; if no container runtime, then what it has after the pod's own CLUSTER_CONFIG.
+
+        Otherwise that text belongs to the job alone: if it fails, the job fails.
+        """
+        settings, programs = plan.profile.settings, programs_of(self._builders)
+        site = await cluster.site(programs, prerun_of(settings.prerun, ""))
+        if site.prerun == plan.prerun or has_runtime(site, self._builders, settings):
+            return site
+        return await cluster.site(programs, plan.prerun)
 
     def check(self, plan: Plan, site: Site) -> None:
         """Raises InvalidArgument for what the cluster's container runtime cannot carry; touches nothing."""
-        _, runtime = runtime_of(site, self._builders, self._settings)
+        _, runtime = runtime_of(site, self._builders, plan.profile.settings)
         env_file_of(plan, runtime)
 
-    def directory_of(self, spec: ContainerSpec, site: Site) -> str:
-        return f"{site.home}/{self._settings.mount_path}/{spec.pod.sandbox_id}/{spec.id}"
+    def directory_of(self, plan: Plan, site: Site) -> str:
+        spec = plan.spec
+        return f"{site.home}/{plan.profile.settings.mount_path}/{spec.pod.sandbox_id}/{spec.id}"
 
     async def stage(
         self, plan: Plan, volumes: tuple[Volume, ...], cluster: Cluster, site: Site, directory: str
     ) -> tuple[Published, ...]:
         """Have the image built and the container's files written; returns what is to be kept fresh of its volumes."""
-        builder, runtime = runtime_of(site, self._builders, self._settings)
-        image_path = await self._image(cluster, site, builder, plan.spec.image)
+        builder, runtime = runtime_of(site, self._builders, plan.profile.settings)
+        image_path = await self._image(plan, cluster, site, builder)
         config = await self._config(plan, cluster, runtime, image_path)
         place = Place(
             spec=plan.spec,
@@ -74,23 +81,28 @@ class Stager:
         await cluster.write_files(directory, files)
         return carried.published
 
-    def _image_directory(self, site: Site) -> str:
-        place = self._settings.image_remote_mount or f"{self._settings.mount_path}/images"
+    def _image_directory(self, plan: Plan, site: Site) -> str:
+        settings = plan.profile.settings
+        place = settings.image_remote_mount or f"{settings.mount_path}/images"
         return place if place.startswith("/") else f"{site.home}/{place}"
 
-    async def _image(self, cluster: Cluster, site: Site, builder: ImageBuilder, image: Image) -> str:
+    async def _image(self, plan: Plan, cluster: Cluster, site: Site, builder: ImageBuilder) -> str:
+        image = plan.spec.image
         key = (cluster.login.digest(), image.id)
         build = self._builds.get(key)
         if build is None:
-            work = partial(self._build, cluster, builder, image, self._image_directory(site))
+            directory = self._image_directory(plan, site)
+            work = partial(self._build, cluster, builder, image, directory, site.prerun)
             build = self._builds[key] = self._tasks.outcome(f"build {image.source}", work)
             build.add_done_callback(lambda _: self._builds.pop(key, None))
         return await asyncio.shield(build)
 
-    async def _build(self, cluster: Cluster, builder: ImageBuilder, image: Image, directory: str) -> str:
+    async def _build(
+        self, cluster: Cluster, builder: ImageBuilder, image: Image, directory: str, prerun: bytes | None
+    ) -> str:
         account = cluster.login.account
         _log.info("image wanted in the cluster", image_id=image.id, source=image.source, account=account)
-        path = await cluster.build(builder, image, directory)
+        path = await cluster.build(builder, image, directory, prerun)
         _log.info("image is in the cluster", image_id=image.id, source=image.source, account=account)
         return path
 

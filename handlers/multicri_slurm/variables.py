@@ -6,7 +6,6 @@ They are multi-cri's. None of them reaches the container: whatever begins with `
 Source: multi-cri's README, "Slurm adapter".
 """
 
-import ipaddress
 import re
 from collections.abc import Iterable
 from typing import Annotated
@@ -14,7 +13,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from multicri_proxy.api.errors import InvalidArgument
-from multicri_slurm.accounts import Account, Login
+from multicri_slurm.fields import Host, Port, UserName, matching
 from multicri_slurm.keys import LONGEST_KEY
 
 CLUSTER_PREFIX = "CLUSTER_"
@@ -36,26 +35,6 @@ LONGEST_PRERUN = 65_536
 LONGEST_VALUE_SHOWN = 80
 
 
-def _matching(pattern: str, wanted: str) -> AfterValidator:
-    compiled = re.compile(pattern, re.ASCII)
-
-    def check(value: str) -> str:
-        if not compiled.fullmatch(value):
-            raise ValueError(f"must be {wanted}")
-        return value
-
-    return AfterValidator(check)
-
-
-def _host(value: str) -> str:
-    if re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9_])?", value, re.ASCII):
-        return value.lower()
-    try:
-        return str(ipaddress.ip_address(value))
-    except ValueError:
-        raise ValueError("must be a host name or an IP address") from None
-
-
 def _private_key(value: str) -> str:
     """By its form alone: `keys.py` has it checked."""
     if not re.match(r"\s*-----BEGIN [A-Z ]*PRIVATE KEY-----\s", value):
@@ -75,7 +54,7 @@ def _text(value: str) -> str:
     return value
 
 
-_Count = Annotated[str, _matching(r"[1-9][0-9]{0,6}", "a whole number from 1 to 9999999")]
+_Count = Annotated[str, matching(r"[1-9][0-9]{0,6}", "a whole number from 1 to 9999999")]
 
 
 class Variables(BaseModel):
@@ -83,44 +62,38 @@ class Variables(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
-    CLUSTER_USERNAME: Annotated[
-        str, _matching(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,127}\$?", "a user name: A-Z a-z 0-9 _ . @ + -")
-    ]
-    CLUSTER_HOST: Annotated[str, AfterValidator(_host)]
-    CLUSTER_PORT: Annotated[int, Field(ge=1, le=65535)] = 22
+    CLUSTER_USERNAME: UserName | None = None
+    CLUSTER_HOST: Host | None = None
+    CLUSTER_PORT: Port | None = None
     CLUSTER_PASSWORD: Annotated[str, AfterValidator(_text)] | None = Field(default=None, repr=False)
     CLUSTER_KEYVALUE: Annotated[str, AfterValidator(_private_key)] | None = Field(default=None, repr=False)
     CLUSTER_CONFIG: Annotated[str, AfterValidator(_text)] | None = Field(default=None, repr=False)
     JOB_QUEUE: (
-        Annotated[str, _matching(r"[A-Za-z0-9_][A-Za-z0-9_.,-]{0,254}", "a partition, or several parted by commas")]
+        Annotated[str, matching(r"[A-Za-z0-9_][A-Za-z0-9_.,-]{0,254}", "a partition, or several parted by commas")]
         | None
     ) = None
     JOB_GPU: (
         Annotated[
             str,
-            _matching(r"gpu(:[A-Za-z][A-Za-z0-9_.-]{0,63})?(:[1-9][0-9]{0,4})?", "gpu[[:type]:count]"),
+            matching(r"gpu(:[A-Za-z][A-Za-z0-9_.-]{0,63})?(:[1-9][0-9]{0,4})?", "gpu[[:type]:count]"),
         ]
         | None
     ) = None
     JOB_NUM_NODES: (
-        Annotated[str, _matching(r"[1-9][0-9]{0,6}(-[1-9][0-9]{0,6})?", "a whole number, or least-most")] | None
+        Annotated[str, matching(r"[1-9][0-9]{0,6}(-[1-9][0-9]{0,6})?", "a whole number, or least-most")] | None
     ) = None
     JOB_NUM_CORES_NODE: _Count | None = None
     JOB_NUM_CORES: _Count | None = None
     JOB_NUM_TASKS_NODE: _Count | None = None
     JOB_CUSTOM_CONFIG: Annotated[str, AfterValidator(_text)] | None = None
-    MPI_VERSION: Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", "a version like 5.0.1")] | None = None
+    MPI_VERSION: Annotated[str, matching(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", "a version like 5.0.1")] | None = None
     MPI_FLAGS: Annotated[str, AfterValidator(_text)] | None = None
 
     @model_validator(mode="after")
     def _one_credential(self) -> "Variables":
-        if (self.CLUSTER_PASSWORD is None) == (self.CLUSTER_KEYVALUE is None):
+        if self.CLUSTER_PASSWORD is not None and self.CLUSTER_KEYVALUE is not None:
             raise ValueError("exactly one of CLUSTER_PASSWORD and CLUSTER_KEYVALUE must be set")
         return self
-
-    def login(self) -> Login:
-        account = Account(host=self.CLUSTER_HOST, port=self.CLUSTER_PORT, username=self.CLUSTER_USERNAME)
-        return Login(account=account, password=self.CLUSTER_PASSWORD, private_key=self.CLUSTER_KEYVALUE)
 
     def job_options(self) -> tuple[str, ...]:
         """The JOB_* variables as sbatch options; JOB_CUSTOM_CONFIG is not among them."""
@@ -163,14 +136,12 @@ def read_variables(reserved: dict[str, bytes]) -> Variables:
     try:
         return Variables.model_validate(texts)
     except ValidationError as error:
-        reasons = [_reason(str(e["loc"][0]) if e["loc"] else "", e["type"], e["msg"], texts) for e in error.errors()]
+        reasons = [_reason(str(e["loc"][0]) if e["loc"] else "", e["msg"], texts) for e in error.errors()]
         raise InvalidArgument("; ".join(reasons)) from None
 
 
-def _reason(name: str, kind: str, message: str, texts: dict[str, str]) -> str:
+def _reason(name: str, message: str, texts: dict[str, str]) -> str:
     message = message.removeprefix("Value error, ")
-    if kind == "missing":
-        return f"{name}: must be set in the container's env"
     if not name:
         return message
     if name in SECRET_VARIABLES:

@@ -28,11 +28,10 @@ _log = Log("slurm")
 class Watching:
     """The watchers by account, and their Listener."""
 
-    def __init__(self, records: Records, board: Board, tasks: Tasks, poll_interval_s: float, carrier: Carrier) -> None:
+    def __init__(self, records: Records, board: Board, tasks: Tasks, carrier: Carrier) -> None:
         self._records = records
         self._board = board
         self._tasks = tasks
-        self._poll_interval_s = poll_interval_s
         self._carrier = carrier
         self._watchers: dict[Account, Watcher] = {}
         self._clusters: dict[ContainerId, Cluster] = {}
@@ -43,7 +42,7 @@ class Watching:
     def track(self, record: Record, job_id: JobId, cluster: Cluster) -> None:
         watcher = self._watchers.get(record.account)
         if watcher is None:
-            watcher = self._watchers[record.account] = Watcher(record.account, self, self._poll_interval_s)
+            watcher = self._watchers[record.account] = Watcher(record.account, self, cluster.settings.poll_interval_s)
             self._tasks.start(f"watch {record.account}", watcher.run)
         self._clusters[record.container_id] = cluster
         watcher.track(record.container_id, job_id, cluster)

@@ -2,6 +2,7 @@
 
 import asyncssh
 import pytest
+from multicri_slurm.profiles import Profile
 from multicri_slurm.settings import read_settings
 from multicri_slurm.variables import read_variables, split
 
@@ -79,19 +80,16 @@ def test_job_variables_become_the_options_that_multi_cri_gave() -> None:
         "--cpus-per-task=4",
         "--ntasks-per-node=2",
     )
-    assert variables.login().account.port == 22
 
 
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
-        ("CLUSTER_USERNAME", b"", "CLUSTER_USERNAME: must be set"),
         ("CLUSTER_USERNAME", b"-oProxyCommand=x", "CLUSTER_USERNAME='-oProxyCommand=x': must be a user name"),
         ("CLUSTER_HOST", b"a b", "CLUSTER_HOST='a b': must be a host name"),
         ("CLUSTER_HOST", b"-x", "must be a host name"),
         ("CLUSTER_PORT", b"0", "CLUSTER_PORT='0'"),
         ("CLUSTER_PORT", b"x", "CLUSTER_PORT='x'"),
-        ("CLUSTER_PASSWORD", b"", "exactly one of CLUSTER_PASSWORD and CLUSTER_KEYVALUE"),
         ("JOB_QUEUE", b"a b", "JOB_QUEUE='a b'"),
         ("JOB_QUEUE", b"a\n#SBATCH --x", "JOB_QUEUE="),
         ("JOB_QUEUE", b"a\n", "JOB_QUEUE="),
@@ -124,7 +122,7 @@ def test_an_error_never_shows_a_credential() -> None:
 def test_a_key_is_taken_and_one_that_would_take_minutes_to_check_is_refused() -> None:
     key = asyncssh.generate_private_key("ssh-ed25519")
     plain = {"CLUSTER_PASSWORD": b"", "CLUSTER_KEYVALUE": key.export_private_key()}
-    login = read_variables(LEAST | plain).login()
+    login = Profile(name="default", settings=read_settings({})).login_for(read_variables(LEAST | plain), "default")
     assert login.password is None
     assert login.private_key is not None
     assert login.private_key[:40] not in repr(login)
