@@ -33,7 +33,8 @@ async def prepared(
         raise FailedPrecondition(f"mountPath {path!r}: ch-run takes no path with a colon")
     outer = max((other for other in made if path.startswith(f"{other}/")), key=len, default=None)
     if outer is not None:
-        inner = await make_mount_point(sftp, made[outer].source, path.removeprefix(outer), directory=directory)
+        within = path.removeprefix(outer)
+        inner = await make_mount_point(sftp, made[outer].source, within, directory=directory, most_links=0)
         return replace(bind, destination=made[outer].destination + inner)
     if directory and (path == "/dev/shm" or (own_tmp and path.startswith("/tmp/"))):  # noqa: S108
         return bind  # there, or made by ch-run
@@ -42,10 +43,12 @@ async def prepared(
     return replace(bind, destination=await make_mount_point(sftp, image, path, directory=directory))
 
 
-async def make_mount_point(sftp: "asyncssh.SFTPClient", root: str, path: str, *, directory: bool) -> str:
+async def make_mount_point(
+    sftp: "asyncssh.SFTPClient", root: str, path: str, *, directory: bool, most_links: int = MOST_LINKS
+) -> str:
     """Make it, unless it is there, and return where it is below the root, without links.
 
-    Links are followed as inside of a container: none leads out of the root.
+    Links are followed as if the root were that of the container: none leads out of it.
     Raises FailedPrecondition if something else is in its way.
     """
     rest, found, links = _parts(path), list[str](), 0
@@ -60,15 +63,17 @@ async def make_mount_point(sftp: "asyncssh.SFTPClient", root: str, path: str, *,
             mode = await _made(sftp, here, directory=directory or bool(rest))
         if stat.S_ISLNK(mode):
             links += 1
-            if links > MOST_LINKS:
-                raise FailedPrecondition(f"mountPath {path!r}: too many links in the image")
+            if links > most_links:
+                raise FailedPrecondition(
+                    f"mountPath {path!r}: {part!r} is a link, which Charliecloud cannot follow here"
+                )
             target = str(await sftp.readlink(here))
             found = [] if target.startswith("/") else found
             rest = _parts(target) + rest
             continue
         if stat.S_ISDIR(mode) != (directory or bool(rest)):
             raise FailedPrecondition(
-                f"mountPath {path!r}: the image has a {'directory' if stat.S_ISDIR(mode) else 'file'} in its place"
+                f"mountPath {path!r}: there is a {'directory' if stat.S_ISDIR(mode) else 'file'} in its place"
             )
         found.append(part)
     return "/" + "/".join(found)

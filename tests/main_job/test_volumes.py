@@ -388,3 +388,50 @@ async def test_every_rank_of_an_mpi_job_sees_the_volumes(
     assert (await kubelet.wait_until_exited(container)).exit_code == 0, read_log(pod)
     await kubelet.wait_for_log(pod, "for each rank\n" * 2)
     assert sorted(path.name for path in kept_by(bed, "alice", pod) if path.parent.name == "work") == ["0", "1"]
+
+
+@pytest.mark.parametrize("target", ["/home/bob", "../../../../.."])
+async def test_a_link_that_a_container_leaves_in_an_emptydir_leads_nobody_out_of_it(
+    bed: Testbed, kubelet: Kubelet, image: str, volumes_of: Callable[[PodOnNode], PodVolumes], target: str
+) -> None:
+    await kubelet.pull(image)
+    pod = await kubelet.run_pod_sandbox("planted", handler="multicri")
+    volumes = volumes_of(pod)
+    config = volumes.publish("configmap", "c", {"file": ""})
+    work = mount(volumes.directory_of("empty-dir", "work"), "/work")
+    env = account_of(bed, "bob")
+    container = await kubelet.create_container(
+        pod, image, name="first", command=["ln", "-s", target, "/work/link"], env=env, mounts=[work]
+    )
+    await kubelet.start(container)
+    assert (await kubelet.wait_until_exited(container)).exit_code == 0
+    below = mount(config, "/work/link/planted", readonly=True)
+    with pytest.raises(grpc.aio.AioRpcError, match="'link' is a link"):
+        await kubelet.create_container(pod, image, name="second", command=["true"], env=env, mounts=[work, below])
+    assert not list(bed.cluster.user("bob").home.parent.glob("**/planted"))
+
+
+async def test_a_new_version_arrives_when_the_cluster_can_be_reached_again(
+    bed: Testbed, proxy: Proxy, kubelet: Kubelet, image: str, volumes_of: Callable[[PodOnNode], PodVolumes]
+) -> None:
+    await kubelet.pull(image)
+    pod = await kubelet.run_pod_sandbox("cut", handler="multicri")
+    volumes = volumes_of(pod)
+    config = volumes.publish("configmap", "c", {"file": "old"})
+    container = await kubelet.create_container(
+        pod,
+        image,
+        command=["sh", "-c", "while [ $(cat /c/file) = old ]; do sleep 0.1; done; cat /c/file"],
+        env=account_of(bed, "alice"),
+        mounts=[mount(config, "/c", readonly=True)],
+    )
+    await kubelet.start(container)
+    bed.cluster.stop_daemon("sshd")
+    try:
+        bed.cluster.run("login", ["pkill", "-KILL", "-u", "alice", "sshd"])
+        volumes.publish("configmap", "c", {"file": "new\n"})
+        await eventually(lambda: "volumes cannot be refreshed" in proxy.log.read_text())
+    finally:
+        bed.cluster.start_daemon("sshd")
+    assert (await kubelet.wait_until_exited(container)).exit_code == 0
+    await kubelet.wait_for_log(pod, "new\n")
