@@ -51,6 +51,13 @@ class Connection:
         """Say that the command is carried out, before any line of it. Does not wait: the socket is still empty."""
         os.write(self._writer.get_extra_info("socket").fileno(), _line({"ok": True}))
 
+    async def send(self, message: Mapping[str, Any]) -> None:
+        """Send a line. Raises ConnectionAbortedError if the client does not read."""
+        try:
+            await _say(self._writer, message)
+        except TimeoutError:
+            raise ConnectionAbortedError("the client does not read") from None
+
     async def until_left(self) -> None:
         """Wait for the client to leave; what it still says is not heard."""
         try:

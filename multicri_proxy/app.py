@@ -27,6 +27,7 @@ from multicri_proxy.dump.attach import dump_command
 from multicri_proxy.dump.dumper import Dumper
 from multicri_proxy.dump.tap import Tap
 from multicri_proxy.interposer import Interposer
+from multicri_proxy.jobs.answer import jobs_command
 from multicri_proxy.ledger import Ledger
 from multicri_proxy.local import LocalRuntime
 from multicri_proxy.notify import Systemd
@@ -117,7 +118,10 @@ async def running(settings: Settings) -> AsyncIterator[Reloadable]:
         )
         dumper = Dumper()
         reloadable = await stack.enter_async_context(Reloadable(settings, dumper))
-        commands = {"dump": dump_command(dumper, interposer, lambda: reloadable.redact_names)}
+        commands = {
+            "dump": dump_command(dumper, interposer, lambda: reloadable.redact_names),
+            "jobs": jobs_command(service.jobs),
+        }
         await stack.enter_async_context(AdminServer(_admin_socket(settings), commands))
         runtime = _observed(settings, Tap(interposer, dumper), service, dumper, stack)
         server = Server(runtime, settings.socket_path, access=_access(settings), drain_s=settings.drain_s)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from multicri_proxy import __version__
 from multicri_proxy.api.errors import MulticriError
-from multicri_proxy.dump.commands import add_commands
+from multicri_proxy.dump import commands as dump_commands
+from multicri_proxy.jobs import commands as jobs_commands
 from multicri_proxy.settings import FLAGS, Settings, load
 from multicri_proxy.tuning import tune
 
@@ -47,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in FLAGS:
         _add_flag(serve, name)
     serve.set_defaults(run=_serve)
-    add_commands(commands)
+    dump_commands.add_commands(commands)
+    jobs_commands.add_commands(commands)
     arguments = parser.parse_args(argv)
     status: int = arguments.run(arguments)
     return status

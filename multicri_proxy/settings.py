@@ -162,7 +162,7 @@ class Settings(BaseModel):
     )
     admin_socket: str = Field(
         default="",
-        description="unix socket for 'multicri-proxy dump'; empty: beside socket_path, as /run/multicri-admin.sock",
+        description="unix socket for 'dump' and 'jobs'; empty: beside socket_path, as /run/multicri-admin.sock",
     )
     adapter_name: str = Field(default="slurm", description="what runs multicri pods")
     handler: Handlers = Field(

@@ -190,7 +190,10 @@ class Adapter(Protocol):
         ...
 
     async def details(self, container_id: ContainerId) -> Mapping[str, str]:
-        """Facts for a verbose ContainerStatus, from memory."""
+        """Facts for a verbose ContainerStatus and for ``multicri-proxy jobs``, from memory.
+
+        The latter has columns for job_id, job_state (the cluster's word), queue_reason, node_list and account.
+        """
         ...
 
 

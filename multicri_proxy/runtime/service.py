@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -21,6 +21,7 @@ from multicri_proxy.runtime.containers import ContainerCalls
 from multicri_proxy.runtime.events import Events
 from multicri_proxy.runtime.follow import ContainerLog, LogPositions
 from multicri_proxy.runtime.images import ImageCalls
+from multicri_proxy.runtime.jobs import Job, job_of
 from multicri_proxy.runtime.lifecycle import Lifecycle
 from multicri_proxy.runtime.logfile import LogFile
 from multicri_proxy.runtime.node import NodeCalls
@@ -133,6 +134,15 @@ class Runtime(SandboxCalls, ContainerCalls, StatsCalls, ImageCalls, NodeCalls):
             else entry.record.state.value
             for entry in self._pods.container_entries()
         )
+
+    async def jobs(self) -> AsyncIterator[Job]:
+        """Every container, oldest first. From memory."""
+        for record in self._pods.containers():
+            entry, sandbox = self._pods.find_container(record.id), self._pods.find_sandbox(record.sandbox_id)
+            if entry and sandbox:
+                details = await self._adapter.details(record.id)
+                yield job_of(sandbox.record, entry, details, self._parts.now_ns())
+                await asyncio.sleep(0)  # of thousands, none holds up a call
 
     def _log_of(self, container: Container, sandbox: Sandbox) -> ContainerLog | None:
         if not container.log_path:
