@@ -29,6 +29,7 @@ from multicri_slurm.answers import (
     squeue_jobs,
     sstat_usage,
 )
+from multicri_slurm.mpi import types_named
 from multicri_slurm.prerun import with_prerun
 from multicri_slurm.settings import Settings
 from multicri_slurm.ssh import Connection, Dialogue
@@ -45,15 +46,17 @@ _HOME = re.compile(r"/[A-Za-z0-9._/@+-]*", re.ASCII)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """What a login host has: the account's home, the programs that were looked for, ch-run's options.
+    """What a login host has.
 
-    prerun: the text after which it was so.
+    programs: those that were looked for. ch_run_options: its long options. prerun: the text after which it was so.
+    mpi_types: for ``srun --mpi``.
     """
 
     home: str
     programs: frozenset[str]
     ch_run_options: frozenset[str]
     prerun: bytes | None = None
+    mpi_types: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +126,12 @@ class Cluster:
         programs = frozenset(found.get("program", ()))
         if missing := [name for name in SLURM_PROGRAMS if name not in programs]:
             raise FailedPrecondition(f"{self.login.account}: not found in PATH there: {', '.join(missing)}")
-        return Site(home=home, programs=programs, ch_run_options=frozenset(found.get("ch-run-option", ())))
+        return Site(
+            home=home,
+            programs=programs,
+            ch_run_options=frozenset(found.get("ch-run-option", ())),
+            mpi_types=types_named(found.get("srun-mpi", ())),
+        )
 
     async def make_directories(self, *paths: str) -> None:
         """Make them, with all that lead to them, for the account alone; those that are there are left as they are."""

@@ -65,7 +65,7 @@ class _Reader:
             raise ValueError(f"{variable[:60]} is not an input variable of sbatch that stands for an allowed option")
         value = values[0] if values else ""
         option = self._option(name, variable)
-        if not option.value or (option.value_optional and value in _TRUE):
+        if option.is_flag or (option.value_optional and value in _TRUE):
             if value not in _TRUE:
                 raise ValueError(f"{variable} must be empty, 1 or yes")
             return f"--{name}"
@@ -83,13 +83,13 @@ class _Reader:
             else:
                 raise ValueError(f"{word[:60]!r} is not an option: each must be --name=value, --name or -x value")
             option = self._option(name, shown)
-            if value is None and option.value and not option.value_optional:
+            if value is None and not option.is_flag and not option.value_optional:
                 value = next(rest, None)
                 if value is None:
                     raise ValueError(f"{shown} needs a value")
             if value is None:
                 yield f"--{name}"
-            elif not option.value:
+            elif option.is_flag:
                 raise ValueError(f"{shown} takes no value")
             else:
                 yield _with_value(name, option, value)
@@ -107,7 +107,7 @@ class _Reader:
 
 def _with_value(name: str, option: Option, value: str) -> str:
     if not option.takes(value):
-        raise ValueError(f"--{name}: {value[:60]!r} is not a value that it takes here")
+        raise ValueError(f"--{name}: {value[:60]!r} must be {option.form.wanted}")
     return f"--{name}={value}"
 
 

@@ -41,10 +41,12 @@ async def gather(cluster: Cluster, record: Record, line: JobLine | None) -> Rema
     exit_file = read_exit_file(await _text(cluster, f"{directory}/exit"))
     _, started_ns = read_started_file(await _text(cluster, f"{directory}/started"))
     claimed_by = None
+    in_prerun = False
     last_words = ""
     if exit_file is None:
         claim = (await _text(cluster, f"{directory}/claim/job")).strip()
         claimed_by = JobId(int(claim)) if claim.isdecimal() and int(claim) != record.job_id else None
+        in_prerun = await cluster.size_of(f"{directory}/claim/prerun") is not None
     state = state_named(line.state) if line is not None else None
     if exit_file is None or exit_file.reason != EXITED or (state is not None and state.reason):
         tail = await cluster.read_tail(f"{directory}/slurm.out", LAST_WORDS_BYTES)
@@ -57,6 +59,7 @@ async def gather(cluster: Cluster, record: Record, line: JobLine | None) -> Rema
         started_ns=started_ns,
         now_ns=time.time_ns(),
         last_words=" / ".join(last_words.split("\n")[-6:]).strip(" /")[-1000:],
+        in_prerun=in_prerun,
     )
     return Remains(
         report=report_of(record.container_id, f"job {record.job_id}", ending),

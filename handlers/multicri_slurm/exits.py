@@ -70,6 +70,7 @@ class Ending:
     """All that is known when a job is over.
 
     state: Slurm's; None if it has forgotten the job. state_text: as it was printed. pair: ``code:signal``.
+    in_prerun: whether the prerun text had begun and not ended.
     """
 
     state: JobState | None
@@ -79,6 +80,7 @@ class Ending:
     started_ns: int | None
     now_ns: int
     last_words: str
+    in_prerun: bool = False
 
 
 def report_of(container_id: ContainerId, job: str, ending: Ending) -> Report:
@@ -100,6 +102,9 @@ def report_of(container_id: ContainerId, job: str, ending: Ending) -> Report:
         finished_ns = None
         reason = state.reason or ("Completed" if code == 0 else "Error")
         message = f"{job} {with_canceller(ending.state_text)}, without an exit code of the container's own"
+        if ending.in_prerun and not state.reason:
+            code, reason = code or 1, PRERUN_FAILED
+            message = f"the prerun text ended the script of {job}; the container was not started"
     else:
         code, finished_ns, reason = LOST, None, "JobLost"
         message = f"{job} is known neither to squeue nor sacct nor scontrol, and has left no exit code"

@@ -10,49 +10,74 @@ import re
 from dataclasses import dataclass
 
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.@:+-]*"
-_NAMES = rf"{_NAME}(,{_NAME})*"
-_COUNT = r"[0-9]{1,9}"
-_TIME = r"[0-9]{1,9}|[0-9]{1,9}(:[0-9]{1,2}){1,2}|[0-9]{1,6}-[0-9]{1,2}(:[0-9]{1,2}){0,2}|UNLIMITED|INFINITE"
-_WHEN = r"[A-Za-z0-9:/+.-]+"
-_MEMORY = r"[0-9]{1,12}([KkMmGgTt][Bb]?)?"
-_HOSTS = r"[A-Za-z0-9_][A-Za-z0-9_.,\[\]-]*"
-_FEATURES = r"[A-Za-z0-9_.:,&|()\[\]*+-]+"
-_TRES = r"[A-Za-z0-9_./:=,+-]+"
-_LAYOUT = r"[A-Za-z0-9*=:,]+"
-_FLAG = r""
+_NUMBER = r"[0-9]{1,9}"
+_DURATION = r"[0-9]{1,9}|[0-9]{1,9}(:[0-9]{1,2}){1,2}|[0-9]{1,6}-[0-9]{1,2}(:[0-9]{1,2}){0,2}|UNLIMITED|INFINITE"
+_RESOURCES = r"[A-Za-z0-9_./:=,+-]+"
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a value must match, and how to say so: "must be" what is wanted."""
+
+    pattern: str
+    wanted: str
+
+
+def _one_of(*words: str) -> Form:
+    return Form("|".join(words), f"one of {', '.join(words)}")
+
+
+_FLAG = Form("", "empty")
+_ONE_NAME = Form(_NAME, "a name of A-Z a-z 0-9 _ . @ : + -")
+_NAMES = Form(rf"{_NAME}(,{_NAME})*", "a name of A-Z a-z 0-9 _ . @ : + -, or several parted by commas")
+_COUNT = Form(_NUMBER, "a whole number")
+_TIME = Form(_DURATION, "minutes, [hours:]minutes:seconds or days-hours[:minutes[:seconds]]")
+_WHEN = Form(r"[A-Za-z0-9:/+.-]+", "a time like 16:00, 2030-01-31T12:00 or now+1hour")
+_MEMORY = Form(r"[0-9]{1,12}([KkMmGgTt][Bb]?)?", "a whole number with K, M, G or T after it; M is meant without")
+_HOSTS = Form(r"[A-Za-z0-9_][A-Za-z0-9_.,\[\]-]*", "hosts like cn1,cn[3-5]")
+_FEATURES = Form(r"[A-Za-z0-9_.:,&|()\[\]*+-]+", "features like a100&nvme")
+_TRES = Form(_RESOURCES, "resources like gpu:a100:2")
+_LICENSES = Form(rf"{_RESOURCES}|[A-Za-z0-9_.@:,|-]+", "licenses like matlab:2")
+_LAYOUT = Form(r"[A-Za-z0-9*=:,]+", "a layout like block:cyclic")
+_NODES = Form(r"[0-9]{1,7}(-[0-9]{1,7})?", "a whole number, or least-most")
+_WORDS = Form(r"[A-Za-z,]+", "words parted by commas")
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """value: what a value must match; "" for an option without one. variables: its SBATCH_* variables, if any."""
+    """form: of its value. letter: its short name. variables: its SBATCH_* variables, if any."""
 
-    value: str
+    form: Form
     letter: str = ""
     variables: tuple[str, ...] = ()
     value_optional: bool = False
 
+    @property
+    def is_flag(self) -> bool:
+        return not self.form.pattern
+
     def takes(self, value: str) -> bool:
-        return re.fullmatch(self.value, value, re.ASCII) is not None
+        return re.fullmatch(self.form.pattern, value, re.ASCII) is not None
 
 
 ALLOWED = {
     "account": Option(_NAMES, "A", ("SBATCH_ACCOUNT",)),
-    "acctg-freq": Option(r"[a-z0-9=,]+", "", ("SBATCH_ACCTG_FREQ",)),
+    "acctg-freq": Option(Form(r"[a-z0-9=,]+", "intervals like task=30"), "", ("SBATCH_ACCTG_FREQ",)),
     "begin": Option(_WHEN, "b"),
     "cluster-constraint": Option(_FEATURES, "", ("SBATCH_CLUSTER_CONSTRAINT",)),
     "constraint": Option(_FEATURES, "C", ("SBATCH_CONSTRAINT",)),
     "contiguous": Option(_FLAG),
     "core-spec": Option(_COUNT, "S", ("SBATCH_CORE_SPEC",)),
     "cores-per-socket": Option(_COUNT),
-    "cpu-freq": Option(r"[A-Za-z0-9:-]+", "", ("SBATCH_CPU_FREQ_REQ",)),
+    "cpu-freq": Option(Form(r"[A-Za-z0-9:-]+", "a frequency like 2400000 or low-medium"), "", ("SBATCH_CPU_FREQ_REQ",)),
     "cpus-per-gpu": Option(_COUNT, "", ("SBATCH_CPUS_PER_GPU",)),
     "cpus-per-task": Option(_COUNT, "c"),
     "deadline": Option(_WHEN),
     "delay-boot": Option(_COUNT, "", ("SBATCH_DELAY_BOOT",)),
     "distribution": Option(_LAYOUT, "m", ("SBATCH_DISTRIBUTION",)),
     "exclude": Option(_HOSTS, "x"),
-    "exclusive": Option(r"user|mcs|topo|exclusive", "", ("SBATCH_EXCLUSIVE",), True),
-    "extra-node-info": Option(r"[0-9*:]+", "B"),
+    "exclusive": Option(_one_of("user", "mcs", "topo", "exclusive"), "", ("SBATCH_EXCLUSIVE",), True),
+    "extra-node-info": Option(Form(r"[0-9*:]+", "sockets[:cores[:threads]]"), "B"),
     "gpu-bind": Option(_TRES, "", ("SBATCH_GPU_BIND",)),
     "gpu-freq": Option(_TRES, "", ("SBATCH_GPU_FREQ",)),
     "gpus": Option(_TRES, "G", ("SBATCH_GPUS",)),
@@ -60,21 +85,27 @@ ALLOWED = {
     "gpus-per-socket": Option(_TRES),
     "gpus-per-task": Option(_TRES, "", ("SBATCH_GPUS_PER_TASK",)),
     "gres": Option(_TRES, "", ("SBATCH_GRES",)),
-    "gres-flags": Option(r"[a-z-]+", "", ("SBATCH_GRES_FLAGS",)),
-    "hint": Option(r"compute_bound|memory_bound|multithread|nomultithread", "", ("SBATCH_HINT", "SLURM_HINT")),
-    "licenses": Option(_TRES + r"|[A-Za-z0-9_.@:,|-]+", "L"),
-    "mail-type": Option(r"[A-Z0-9_,]+"),
-    "mail-user": Option(r"[A-Za-z0-9_.+-]+@[A-Za-z0-9.-]+"),
-    "mcs-label": Option(_NAME),
+    "gres-flags": Option(
+        Form(r"[a-z-]+", "one of disable-binding, enforce-binding, multiple-tasks-per-sharing, one-task-per-sharing"),
+        "",
+        ("SBATCH_GRES_FLAGS",),
+    ),
+    "hint": Option(
+        _one_of("compute_bound", "memory_bound", "multithread", "nomultithread"), "", ("SBATCH_HINT", "SLURM_HINT")
+    ),
+    "licenses": Option(_LICENSES, "L"),
+    "mail-type": Option(Form(r"[A-Z0-9_,]+", "events like END,FAIL")),
+    "mail-user": Option(Form(r"[A-Za-z0-9_.+-]+@[A-Za-z0-9.-]+", "an e-mail address")),
+    "mcs-label": Option(_ONE_NAME),
     "mem": Option(_MEMORY, "", ("SBATCH_MEM_PER_NODE",)),
-    "mem-bind": Option(r"[a-z,]+", "", ("SBATCH_MEM_BIND",)),
+    "mem-bind": Option(_WORDS, "", ("SBATCH_MEM_BIND",)),
     "mem-per-cpu": Option(_MEMORY, "", ("SBATCH_MEM_PER_CPU",)),
     "mem-per-gpu": Option(_MEMORY, "", ("SBATCH_MEM_PER_GPU",)),
     "mincpus": Option(_COUNT),
     "network": Option(_TRES, "", ("SBATCH_NETWORK",)),
-    "nice": Option(r"-?[0-9]{1,10}", "", (), True),
+    "nice": Option(Form(r"-?[0-9]{1,10}", "a whole number"), "", (), True),
     "nodelist": Option(_HOSTS, "w"),
-    "nodes": Option(r"[0-9]{1,7}(-[0-9]{1,7})?", "N"),
+    "nodes": Option(_NODES, "N"),
     "ntasks": Option(_COUNT, "n"),
     "ntasks-per-core": Option(_COUNT),
     "ntasks-per-gpu": Option(_COUNT),
@@ -83,15 +114,15 @@ ALLOWED = {
     "overcommit": Option(_FLAG, "O", ("SBATCH_OVERCOMMIT",)),
     "oversubscribe": Option(_FLAG, "s"),
     "partition": Option(_NAMES, "p", ("SBATCH_PARTITION",)),
-    "power": Option(_NAME, "", ("SBATCH_POWER",)),
+    "power": Option(_ONE_NAME, "", ("SBATCH_POWER",)),
     "prefer": Option(_FEATURES, "", ("SBATCH_PREFER",)),
-    "priority": Option(r"[0-9]{1,10}|TOP"),
-    "profile": Option(r"[A-Za-z,]+", "", ("SBATCH_PROFILE",)),
+    "priority": Option(Form(r"[0-9]{1,10}|TOP", "a whole number, or TOP")),
+    "profile": Option(_WORDS, "", ("SBATCH_PROFILE",)),
     "qos": Option(_NAMES, "q", ("SBATCH_QOS",)),
     "reservation": Option(_NAMES, "", ("SBATCH_RESERVATION",)),
     "sockets-per-node": Option(_COUNT),
     "spread-job": Option(_FLAG, "", ("SBATCH_SPREAD_JOB",)),
-    "switches": Option(rf"{_COUNT}(@({_TIME}))?", "", ("SBATCH_REQ_SWITCH",)),
+    "switches": Option(Form(rf"{_NUMBER}(@({_DURATION}))?", "count[@time]"), "", ("SBATCH_REQ_SWITCH",)),
     "thread-spec": Option(_COUNT, "", ("SBATCH_THREAD_SPEC",)),
     "threads-per-core": Option(_COUNT, "", ("SBATCH_THREADS_PER_CORE",)),
     "time": Option(_TIME, "t", ("SBATCH_TIMELIMIT",)),
@@ -100,10 +131,12 @@ ALLOWED = {
     "tres-bind": Option(_TRES, "", ("SBATCH_TRES_BIND",)),
     "tres-per-task": Option(_TRES, "", ("SBATCH_TRES_PER_TASK",)),
     "use-min-nodes": Option(_FLAG, "", ("SBATCH_USE_MIN_NODES",)),
-    "wckey": Option(_NAME, "", ("SBATCH_WCKEY",)),
+    "wckey": Option(_ONE_NAME, "", ("SBATCH_WCKEY",)),
 }
 
-OF_AN_ADMIN = Option(r"[A-Za-z0-9_.:,=/@+&|()\[\]*-]*", "", (), True)
+OF_AN_ADMIN = Option(
+    Form(r"[A-Za-z0-9_.:,=/@+&|()\[\]*-]*", "of A-Z a-z 0-9 _ . : , = / @ + & | ( ) [ ] * -"), "", (), True
+)
 """An option that the settings allow beyond these: any harmless value, or none."""
 
 _OWN_FILES = "the job's output is read from files of its own"

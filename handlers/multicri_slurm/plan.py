@@ -4,7 +4,6 @@
 runtime is known.
 """
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from multicri_proxy.api.adapter import ContainerSpec
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument
 from multicri_proxy.api.image import ImageBuilder
 from multicri_slurm.accounts import Login
+from multicri_slurm.annotations import Annotations, read_annotations
 from multicri_slurm.cluster import Site
 from multicri_slurm.custom_config import custom_options
 from multicri_slurm.environment import (
@@ -21,29 +21,36 @@ from multicri_slurm.environment import (
     check_sizes,
     home_of,
 )
+from multicri_slurm.mpi import Mpi, launcher, read_flags
+from multicri_slurm.precedence import settled
 from multicri_slurm.prerun import prerun_of
 from multicri_slurm.profiles import Profile
 from multicri_slurm.records import job_name_of
+from multicri_slurm.resources import resource_options
 from multicri_slurm.runtimes import ENV_FILE, Bind, Container, ImageConfig, Kind, Runtime
-from multicri_slurm.script import JobScript, comment_of, render
+from multicri_slurm.script import ContainerScript, JobScript, comment_of, render
 from multicri_slurm.settings import Settings
-from multicri_slurm.variables import read_variables, split
+from multicri_slurm.variables import Variables, read_variables, split
 
 _GPU_OPTIONS = ("--gres=gpu", "--gpus")
+_GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK")
+"""Slurm tells a job in these which GPUs are its own. Source: gres.html."""
 _KINDS: Mapping[str, Kind] = {"apptainer": "apptainer", "singularity": "singularity", "charliecloud": "charliecloud"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A container that may be staged. options: for sbatch, clean. launcher: words before the container's."""
+    """A container that may be staged. command, args: the pod's. options: for sbatch, clean. mpi: of an MPI job."""
 
     spec: ContainerSpec
     profile: Profile
     login: Login
     prerun: bytes | None
     env: Mapping[str, bytes]
+    command: tuple[str, ...]
+    args: tuple[str, ...]
     options: tuple[str, ...]
-    launcher: tuple[str, ...]
+    mpi: Mpi | None
 
 
 def plan(spec: ContainerSpec, profile: Profile) -> Plan:
@@ -51,26 +58,50 @@ def plan(spec: ContainerSpec, profile: Profile) -> Plan:
     settings = profile.settings
     reserved, env = split(spec.env)
     variables = read_variables(reserved)
+    annotations = read_annotations(spec.pod.annotations)
     check_sizes((*spec.command, *spec.args), env)
     if spec.working_dir and (not spec.working_dir.startswith("/") or "\0" in spec.working_dir):
         raise InvalidArgument(f"working_dir {spec.working_dir!r}: must be an absolute path")
+    command, args = _for_a_shell(spec) if variables.JOB_SHELL else (spec.command, spec.args)
+    mpi = _mpi(variables, annotations)
     custom = custom_options(variables.JOB_CUSTOM_CONFIG or "", settings.job_options_allowed)
+    chosen = settled(custom, variables.job_options(), annotations.options(), mpi.job_options() if mpi else ())
+    defaults = settings.default_options()
     return Plan(
         spec=spec,
         profile=profile,
         login=profile.login_for(variables, spec.pod.namespace),
         prerun=prerun_of(settings.prerun, variables.CLUSTER_CONFIG or ""),
         env=env,
-        options=(*settings.default_options(), *variables.job_options(), *custom),
-        launcher=_launcher(variables.MPI_FLAGS or "") if variables.MPI_VERSION is not None else (),
+        command=command,
+        args=args,
+        options=settled(chosen, resource_options(spec.resources, settled(chosen, defaults)), defaults),
+        mpi=mpi,
     )
 
 
-def _launcher(flags: str) -> tuple[str, ...]:
-    try:
-        return ("mpirun", *shlex.split(flags))
-    except ValueError as error:
-        raise InvalidArgument(f"MPI_FLAGS={flags[:80]!r}: {str(error).lower()}") from error
+def _for_a_shell(spec: ContainerSpec) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """multi-cri had a shell read command and args as one line: here it is the container's own."""
+    line = " ".join((*spec.command, *spec.args))
+    if not line.strip():
+        raise InvalidArgument("JOB_SHELL='true': must go with a command or args, which are then a line for /bin/sh")
+    check_sizes((line,), {})
+    return ("/bin/sh", "-c"), (line,)
+
+
+def _mpi(variables: Variables, annotations: Annotations) -> Mpi | None:
+    if variables.MPI_VERSION is None and annotations.mpi is None:
+        return None
+    return Mpi(
+        version=variables.MPI_VERSION or "",
+        flags=read_flags(variables.MPI_FLAGS or ""),
+        starter=annotations.mpi or "",
+    )
+
+
+def launcher_of(the_plan: Plan, site: Site) -> tuple[str, ...]:
+    """The words before the container's. Raises FailedPrecondition if the cluster has not what an MPI job wants."""
+    return launcher(the_plan.mpi, site.mpi_types, the_plan.options) if the_plan.mpi is not None else ()
 
 
 def programs_of(builders: Sequence[ImageBuilder]) -> frozenset[str]:
@@ -108,13 +139,25 @@ def env_file_of(the_plan: Plan, runtime: Runtime) -> bytes:
     return charliecloud_env_file(the_plan.env)
 
 
+def _has_gpu(the_plan: Plan) -> bool:
+    return any(option.startswith(_GPU_OPTIONS) for option in the_plan.options)
+
+
+def _gpu_variables(the_plan: Plan) -> tuple[str, ...]:
+    """Ranks have the environment of their task anyway, in which Slurm may tell each another GPU."""
+    if the_plan.mpi is not None or not _has_gpu(the_plan):
+        return ()
+    return tuple(name for name in _GPU_VARIABLES if name not in the_plan.env)
+
+
 def files_of(
     the_plan: Plan,
+    *,
+    site: Site,
     directory: str,
     image_path: str,
     runtime: Runtime,
     config: ImageConfig | None,
-    *,
     binds: tuple[Bind, ...] = (),
     results_path: str = "",
 ) -> dict[str, tuple[bytes, int]]:
@@ -123,25 +166,29 @@ def files_of(
     results_path: where a pod that names no working directory works, if it has a volume for results.
     """
     spec = the_plan.spec
-    job = JobScript(
-        job_name=job_name_of(spec.id),
-        comment=comment_of(spec.pod.namespace, spec.pod.name, spec.name),
+    script = ContainerScript(
         directory=directory,
-        options=the_plan.options,
-        launcher=the_plan.launcher,
+        launcher=launcher_of(the_plan, site),
         has_prerun=the_plan.prerun is not None,
+        passed=_gpu_variables(the_plan),
         container=Container(
             runtime=runtime,
             image=image_path,
-            command=spec.command,
-            args=spec.args,
+            command=the_plan.command,
+            args=the_plan.args,
             working_dir=spec.working_dir or results_path,
             home=home_of(the_plan.env) if runtime.kind != "charliecloud" else None,
             config=config,
-            gpu=any(option.startswith(_GPU_OPTIONS) for option in the_plan.options),
-            mpi=bool(the_plan.launcher),
+            gpu=_has_gpu(the_plan),
+            mpi=the_plan.mpi is not None,
             binds=binds,
         ),
+    )
+    job = JobScript(
+        job_name=job_name_of(spec.id),
+        comment=comment_of(spec.pod.namespace, spec.pod.name, spec.name),
+        options=the_plan.options,
+        script=script,
     )
     files = {ENV_FILE: (env_file_of(the_plan, runtime), 0o600), "job.sh": (render(job).encode(), 0o600)}
     if the_plan.prerun is not None:

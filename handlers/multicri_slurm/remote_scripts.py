@@ -33,12 +33,13 @@ main() { # programs
   if command -v ch-run >/dev/null 2>&1; then
     ch-run --help 2>&1 | grep -o -e '--[a-z][a-z0-9-]*' | sort -u | say_lines ch-run-option
   fi
+  ! command -v srun >/dev/null 2>&1 || timeout 10 srun --mpi=list 2>&1 </dev/null | say_lines srun-mpi
   say done=probe
 }
 main "$@"
 """
 )
-"""Args: programs to look for. Says home, user, program, ch-run-option."""
+"""Args: programs to look for. Says home, user, program, ch-run-option, lines of srun-mpi."""
 
 MAKE_DIRECTORIES: Final = (
     _TOOLS

@@ -29,13 +29,21 @@ class Runtime:
     options: frozenset[str] = frozenset()
 
     @property
+    def takes_env0(self) -> bool:
+        """Whether its file of variables parts them by NUL bytes."""
+        return self.kind == "charliecloud" and "--set-env0" in self.options
+
+    @property
     def carries_newlines(self) -> bool:
-        return self.kind != "charliecloud" or "--set-env0" in self.options
+        return self.kind != "charliecloud" or self.takes_env0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageConfig:
-    """What an image says of itself; only Charliecloud's directories keep it where we can read it."""
+    """What an image says of itself; its environment, which runtimes know of themselves, is left out.
+
+    has_environment: whether a Charliecloud image has a file of it.
+    """
 
     entrypoint: tuple[str, ...] = ()
     cmd: tuple[str, ...] = ()
@@ -60,7 +68,7 @@ class Container:
     """One container of a job.
 
     image: absolute path in the cluster. command, args: as in ContainerSpec. home: HOME of the pod, if it sets one.
-    config: of the image; None where the runtime reads it itself. binds: in the order in which they are made.
+    config: of the image; None if only its runtime knows it. binds: in the order in which they are made.
     """
 
     runtime: Runtime
@@ -88,7 +96,8 @@ def container_words(container: Container) -> tuple[str, ...]:
 
 
 def _apptainer(container: Container) -> Sequence[str]:
-    words = [container.runtime.kind, "--quiet", "exec" if container.command else "run"]
+    command = _command(container)
+    words = [container.runtime.kind, "--quiet", "exec" if command else "run"]
     if container.mpi:
         # --containall would take away PMIX_* and the shared memory that ranks talk through.
         words += ["--no-mount", "home,cwd"]
@@ -103,8 +112,8 @@ def _apptainer(container: Container) -> Sequence[str]:
         words += ["--nv"]
     for bind in container.binds:
         words += ["--mount", _mount_text(bind)]
-    words += ["--pwd", container.working_dir or "/", "--env-file", ENV_FILE, container.image]
-    return [*words, *container.command, *container.args]
+    words += ["--pwd", _working_dir(container), "--env-file", ENV_FILE, container.image]
+    return [*words, *(command or container.args)]
 
 
 def _mount_text(bind: Bind) -> str:
@@ -132,9 +141,20 @@ def _ch_run(container: Container) -> Sequence[str]:
     if not container.mpi:
         words += ["--private-tmp"]
     words += [f"--bind={bind.source}:{bind.destination}" for bind in container.binds]
-    words += [f"--cd={container.working_dir or config.working_dir or '/'}", container.image, "--"]
-    command = container.command or config.entrypoint
-    args = container.args or (() if container.command else config.cmd)
-    if not (command or args):
+    return [*words, f"--cd={_working_dir(container)}", container.image, "--", *_command(container)]
+
+
+def _command(container: Container) -> tuple[str, ...]:
+    """By Kubernetes' rules, from the pod's words and the image's; empty if its runtime alone knows those."""
+    if container.command:
+        return (*container.command, *container.args)
+    if container.config is None:
+        return ()
+    command = (*container.config.entrypoint, *(container.args or container.config.cmd))
+    if not command:
         raise FailedPrecondition("the pod names no command, and the image has neither an entrypoint nor a command")
-    return [*words, *command, *args]
+    return command
+
+
+def _working_dir(container: Container) -> str:
+    return container.working_dir or (container.config.working_dir if container.config else "") or "/"

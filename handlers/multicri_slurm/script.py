@@ -1,12 +1,13 @@
-"""The text of a job: one pure function of one value.
+"""The text of a job: what Slurm is asked for, and the script that runs a container. Pure.
 
 What the script leaves in its directory, and when:
 
-    claim/job   first: the job that may run the container. A second job for the same container ends at once.
-    started     just before the container: ``<job id> <Unix time in ns>``
+    claim/job     first: the job that may run the container. A second job for the same container ends at once.
+    claim/prerun  while the prerun text runs: it may end this script in ways that no trap sees.
+    started       just before the container: ``<job id> <Unix time in ns>``
     stdout, stderr
-    exit        last, by rename: lines of ``name=value``, see `exits.py`. The truth about how the container ended.
-    slurm.out   what Slurm, the prerun text and this script say
+    exit          last, by rename: lines of ``name=value``, see `exits.py`. The truth about how the container ended.
+    slurm.out     what Slurm, the prerun text and this script say
 
 TERM is passed on to the container, and then waited for. USR1 kills it, with its process group and all
 descendants: Apptainer's FUSE daemons are in groups of their own, and outlive it if they are not killed with it. Killing
@@ -17,7 +18,8 @@ import re
 import shlex
 from dataclasses import dataclass
 
-from multicri_slurm.runtimes import Container, container_words
+from multicri_slurm.mpi import SRUN
+from multicri_slurm.runtimes import ENV_FILE, Container, container_words
 
 NOT_IN_COMMENT = re.compile(r"[^A-Za-z0-9._/-]+", re.ASCII)
 LONGEST_COMMENT = 200
@@ -28,20 +30,50 @@ EXITED = "Exited"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerScript:
+    """The part that runs a container, in whatever Slurm has started it.
+
+    directory: absolute. launcher: words before the container's, for MPI. has_prerun: is a prerun.sh to be sourced?
+    passed: names of variables of the job that its container gets too, if they are set.
+    """
+
+    directory: str
+    container: Container
+    launcher: tuple[str, ...] = ()
+    has_prerun: bool = False
+    passed: tuple[str, ...] = ()
+
+    def render(self) -> str:
+        """For bash; uses nothing of the job but SLURM_JOB_ID."""
+        words = " ".join(quoted(word) for word in (*self.launcher, *container_words(self.container)))
+        return (
+            f"multicri_directory={shlex.quote(self.directory)}\n"
+            f"{_BEGIN.replace('@TERM@', _TERM_BY_SLURM if self.launcher[:1] == (SRUN,) else _TERM)}"
+            f"{_PRERUN if self.has_prerun else ''}{self._passing()}{_CONTAINER.replace('@WORDS@', words)}"
+        )
+
+    def _passing(self) -> str:
+        if not self.passed:
+            return ""
+        end = "\\0" if self.container.runtime.takes_env0 else "\\n"
+        return (
+            _PASSING.replace("@NAMES@", " ".join(map(quoted, self.passed)))
+            .replace("@END@", end)
+            .replace("@ENV@", ENV_FILE)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobScript:
     """A job, checked: nothing in it can end a line or begin a new one.
 
-    directory: absolute. options: ``--option=value``, each checked against its list.
-    launcher: words before the container's, for MPI. has_prerun: is there a prerun.sh to be sourced?
+    options: ``--option=value``, each checked against its list.
     """
 
     job_name: str
     comment: str
-    directory: str
     options: tuple[str, ...]
-    container: Container
-    launcher: tuple[str, ...] = ()
-    has_prerun: bool = False
+    script: ContainerScript
 
 
 def comment_of(namespace: str, pod: str, container: str) -> str:
@@ -56,8 +88,8 @@ def render(job: JobScript) -> str:
     options = (
         f"--job-name={job.job_name}",
         f"--comment={job.comment}",
-        f"--chdir={job.directory}",
-        f"--output={job.directory}/slurm.out",
+        f"--chdir={job.script.directory}",
+        f"--output={job.script.directory}/slurm.out",
         "--no-requeue",
         "--dependency=singleton",
         *job.options,
@@ -66,12 +98,7 @@ def render(job: JobScript) -> str:
         if any(character in option for character in "\n\r\0"):
             raise AssertionError(f"an option with more than one line: {option!r}")
     header = "\n".join(f"#SBATCH {option}" for option in options)
-    words = " ".join(quoted(word) for word in (*job.launcher, *container_words(job.container)))
-    return (
-        f"#!/bin/bash\n{header}\n\n"
-        f"multicri_directory={shlex.quote(job.directory)}\n"
-        f"{_BEGIN}{_PRERUN if job.has_prerun else ''}{_CONTAINER.replace('@WORDS@', words)}"
-    )
+    return f"#!/bin/bash\n{header}\n\n{job.script.render()}"
 
 
 def quoted(word: str) -> str:
@@ -87,6 +114,10 @@ def quoted(word: str) -> str:
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ESCAPED = re.compile(r"[\x00-\x1f\x7f\\']")
+
+_TERM = 'kill -TERM "$multicri_child"'
+_TERM_BY_SLURM = 'scancel --signal=TERM "$SLURM_JOB_ID"'
+"""To the tasks of a job, but not to its batch script; of its own TERM, srun kills them (seen with 24.11)."""
 
 _BEGIN = r"""
 multicri_finish() { # code reason
@@ -108,7 +139,7 @@ multicri_signal() { # TERM or KILL
   multicri_signalled=$1
   [ -n "$multicri_child" ] || return
   case $1 in
-    TERM) kill -TERM "$multicri_child" ;;
+    TERM) @TERM@ ;;
     KILL) kill -KILL -- "-$multicri_child" $(multicri_descendants "$multicri_child") ;;
   esac
 } 2> /dev/null
@@ -137,6 +168,7 @@ printf '%s\n' "$SLURM_JOB_ID" > claim/job
 """
 
 _PRERUN = r"""
+: > claim/prerun
 trap 'multicri_code=$?; multicri_finish "$((multicri_code ? multicri_code : 1))" PrerunFailed' EXIT
 . ./prerun.sh < /dev/null
 multicri_code=$?
@@ -147,6 +179,17 @@ if [ "$multicri_code" != 0 ]; then
 fi
 trap - EXIT
 multicri_prepare
+rm claim/prerun
+"""
+
+_PASSING = r"""
+for multicri_name in @NAMES@; do
+  multicri_value=${!multicri_name-}
+  case $multicri_value in
+    '' | *[!A-Za-z0-9_.,:/-]*) ;;
+    *) printf "%s='%s'@END@" "$multicri_name" "$multicri_value" >> @ENV@ ;;
+  esac
+done
 """
 
 _CONTAINER = r"""

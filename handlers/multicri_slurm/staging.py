@@ -5,24 +5,20 @@ that is cancelled leaves it running, and the kubelet's retry joins it.
 """
 
 import asyncio
-import json
 from collections.abc import Sequence
 from functools import partial
 
-from multicri_proxy.api.errors import FailedPrecondition
 from multicri_proxy.api.ids import ImageId
 from multicri_proxy.api.image import Image, ImageBuilder
 from multicri_proxy.api.log import Log
 from multicri_proxy.api.tasks import Tasks
 from multicri_slurm.carrying import Carrier, Place
 from multicri_slurm.cluster import Cluster, Site
-from multicri_slurm.plan import Plan, env_file_of, files_of, has_runtime, programs_of, runtime_of
+from multicri_slurm.image_config import read_image_config
+from multicri_slurm.plan import Plan, env_file_of, files_of, has_runtime, launcher_of, programs_of, runtime_of
 from multicri_slurm.prerun import prerun_of
 from multicri_slurm.records import Published
-from multicri_slurm.runtimes import ImageConfig, Runtime
 from multicri_slurm.volumes import Volume
-
-LARGEST_CONFIG_BYTES = 1024 * 1024
 
 _log = Log("slurm.images")
 
@@ -48,9 +44,10 @@ class Stager:
         return await cluster.site(programs, plan.prerun)
 
     def check(self, plan: Plan, site: Site) -> None:
-        """Raises InvalidArgument for what the cluster's container runtime cannot carry; touches nothing."""
+        """Raises InvalidArgument or FailedPrecondition for what the cluster cannot do; touches nothing."""
         _, runtime = runtime_of(site, self._builders, plan.profile.settings)
         env_file_of(plan, runtime)
+        launcher_of(plan, site)
 
     def directory_of(self, plan: Plan, site: Site) -> str:
         spec = plan.spec
@@ -62,7 +59,7 @@ class Stager:
         """Have the image built and the container's files written; returns what is to be kept fresh of its volumes."""
         builder, runtime = runtime_of(site, self._builders, plan.profile.settings)
         image_path = await self._image(plan, cluster, site, builder)
-        config = await self._config(plan, cluster, runtime, image_path)
+        config = await read_image_config(cluster, runtime, image_path)
         place = Place(
             spec=plan.spec,
             cluster=cluster,
@@ -70,11 +67,18 @@ class Stager:
             directory=directory,
             runtime=runtime,
             image=image_path,
-            mpi=bool(plan.launcher),
+            mpi=plan.mpi is not None,
         )
         carried = await self._carrier.carry(volumes, place)
         files = files_of(
-            plan, directory, image_path, runtime, config, binds=carried.binds, results_path=carried.results_path
+            plan,
+            site=site,
+            directory=directory,
+            image_path=image_path,
+            runtime=runtime,
+            config=config,
+            binds=carried.binds,
+            results_path=carried.results_path,
         )
         if carried.notice:
             files["stderr"] = (carried.notice.encode(), 0o600)  # the job appends to it
@@ -105,30 +109,3 @@ class Stager:
         path = await cluster.build(builder, image, directory, prerun)
         _log.info("image is in the cluster", image_id=image.id, source=image.source, account=account)
         return path
-
-    async def _config(self, plan: Plan, cluster: Cluster, runtime: Runtime, image_path: str) -> ImageConfig | None:
-        """Charliecloud has no use for an image's entrypoint; its builder keeps it in ``/ch/config.pulled.json``."""
-        if runtime.kind != "charliecloud":
-            return None
-        text = await cluster.read_piece(f"{image_path}/ch/config.pulled.json", 0, LARGEST_CONFIG_BYTES)
-        has_environment = await cluster.size_of(f"{image_path}/ch/environment") is not None
-        if text is not None:
-            return _config_of(text, has_environment)
-        if plan.spec.command:
-            return ImageConfig(has_environment=has_environment)
-        raise FailedPrecondition(
-            f"image {plan.spec.image.source}: the pod names no command, and Charliecloud has kept no entrypoint of it"
-        )
-
-
-def _config_of(text: bytes, has_environment: bool) -> ImageConfig:
-    try:
-        config = json.loads(text)["config"] or {}
-        return ImageConfig(
-            entrypoint=tuple(map(str, config.get("Entrypoint") or ())),
-            cmd=tuple(map(str, config.get("Cmd") or ())),
-            working_dir=str(config.get("WorkingDir") or ""),
-            has_environment=has_environment,
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FailedPrecondition(f"the image's configuration cannot be read: {error}") from error

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from multicri_proxy.api.errors import InvalidArgument
 from multicri_slurm.fields import Host, Port, UserName, matching
@@ -26,6 +26,7 @@ JOB_VARIABLES = frozenset(
         "JOB_NUM_CORES",
         "JOB_NUM_TASKS_NODE",
         "JOB_CUSTOM_CONFIG",
+        "JOB_SHELL",
         "MPI_VERSION",
         "MPI_FLAGS",
     }
@@ -54,6 +55,12 @@ def _text(value: str) -> str:
     return value
 
 
+def _truth(value: str) -> bool:
+    if value not in {"true", "false"}:
+        raise ValueError("must be true or false")
+    return value == "true"
+
+
 _Count = Annotated[str, matching(r"[1-9][0-9]{0,6}", "a whole number from 1 to 9999999")]
 
 
@@ -75,7 +82,9 @@ class Variables(BaseModel):
     JOB_GPU: (
         Annotated[
             str,
-            matching(r"gpu(:[A-Za-z][A-Za-z0-9_.-]{0,63})?(:[1-9][0-9]{0,4})?", "gpu[[:type]:count]"),
+            matching(
+                r"gpu(:(?![0-9]+(:|\Z))[A-Za-z0-9][A-Za-z0-9_.-]{0,63})?(:[1-9][0-9]{0,4})?", "gpu[[:type]:count]"
+            ),
         ]
         | None
     ) = None
@@ -86,6 +95,7 @@ class Variables(BaseModel):
     JOB_NUM_CORES: _Count | None = None
     JOB_NUM_TASKS_NODE: _Count | None = None
     JOB_CUSTOM_CONFIG: Annotated[str, AfterValidator(_text)] | None = None
+    JOB_SHELL: Annotated[bool, BeforeValidator(_truth)] = False
     MPI_VERSION: Annotated[str, matching(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", "a version like 5.0.1")] | None = None
     MPI_FLAGS: Annotated[str, AfterValidator(_text)] | None = None
 

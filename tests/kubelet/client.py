@@ -93,6 +93,7 @@ class Kubelet:
         labels: Mapping[str, str] | None = None,
         mounts: Sequence[cri.Mount] = (),
         message_path: str = "/dev/termination-log",
+        resources: cri.LinuxContainerResources | None = None,
     ) -> str:
         """Returns the container's id."""
         config = cri.ContainerConfig(
@@ -109,7 +110,7 @@ class Kubelet:
             annotations={"io.kubernetes.container.terminationMessagePath": message_path},
             mounts=mounts,
             log_path=f"{name}/{attempt}.log",
-            linux=cri.LinuxContainerConfig(),
+            linux=cri.LinuxContainerConfig(resources=resources),
         )
         (pod.log_directory / name).mkdir(parents=True, exist_ok=True)
         request = cri.CreateContainerRequest(pod_sandbox_id=pod.sandbox_id, config=config, sandbox_config=pod.config)

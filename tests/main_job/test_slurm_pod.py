@@ -86,6 +86,34 @@ async def test_stop_gives_the_container_its_grace_and_takes_its_own_exit_code(
     await kubelet.wait_for_log(pod, "bye\n")
 
 
+async def test_a_pods_annotations_and_resources_are_its_jobs_and_its_variables_win(
+    bed: Testbed, kubelet: Kubelet, image: str, account: Mapping[str, str]
+) -> None:
+    prefix = "slurm.multicri.io/"
+    good = {f"{prefix}partition": "batch", f"{prefix}time": "00:07:00", f"{prefix}nodelist": "cn2"}
+    bad = {f"{prefix}constraint": "", f"{prefix}array": "1-9"}
+    await kubelet.pull(image)
+    pod = await kubelet.run_pod_sandbox("asking", handler="multicri", annotations=bad)
+    with pytest.raises(grpc.aio.AioRpcError, match=r"array: is not allowed: a cont.*constraint='': must be") as raised:
+        await kubelet.create_container(pod, image, command=["true"], env=account)
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+    pod = await kubelet.run_pod_sandbox("asking", handler="multicri", annotations=good)
+    container = await kubelet.create_container(
+        pod,
+        image,
+        command=["sleep", "600"],
+        env={**account, "JOB_QUEUE": "gpu"},
+        resources=cri.LinuxContainerResources(cpu_period=100_000, cpu_quota=150_000, memory_limit_in_bytes=200 << 20),
+    )
+    await kubelet.start(container)
+    name = f"JobName=multicri-{container[:32]}"
+    jobs = bed.cluster.run("login", ["scontrol", "-o", "show", "job"], check=True).stdout.splitlines()
+    [shown] = [job for job in jobs if name in job.split()]
+    for fact in ("Partition=gpu", "TimeLimit=00:07:00", "ReqNodeList=cn2", "CPUs/Task=2", "MinMemoryNode=200M"):
+        assert fact in shown.split()
+
+
 async def test_a_job_that_waits_in_the_queue_is_running_for_cri_and_can_be_stopped(
     bed: Testbed, kubelet: Kubelet, image: str, account: Mapping[str, str]
 ) -> None:

@@ -23,6 +23,7 @@ from multicri_proxy.api.adapter import (
     Phase,
     Pod,
     Report,
+    Resources,
 )
 from multicri_proxy.api.ids import ContainerId, ImageRef, PodSandboxId
 from multicri_proxy.api.image import Image
@@ -122,6 +123,8 @@ class Bench:
         cluster: Mapping[str, str | None] | None = None,
         image: str = "multicri/docker-repository.registry.test/test/busybox:1.0",
         working_dir: str = "",
+        annotations: Mapping[str, str] | None = None,
+        resources: Resources | None = None,
     ) -> ContainerSpec:
         person = self.bed.cluster.user(user)
         variables: dict[str, str | bytes | None] = {
@@ -142,7 +145,7 @@ class Bench:
             uid="u",
             attempt=0,
             labels={},
-            annotations={},
+            annotations=annotations or {},
         )
         return ContainerSpec(
             id=container_id,
@@ -157,6 +160,7 @@ class Bench:
             ),
             working_dir=working_dir,
             mounts=(),
+            resources=resources or Resources(),
         )
 
     async def report(self, container_id: ContainerId, phase: Phase, within_s: float = DEADLINE_S) -> Report:
@@ -177,6 +181,11 @@ class Bench:
         name = f"multicri-{container_id[:32]}"
         done = self.bed.cluster.run("login", ["squeue", "-h", "-t", "all", "-n", name, "-o", "%i %T"], user="root")
         return done.stdout.split("\n")[:-1]
+
+    def job_facts(self, job_id: str) -> Mapping[str, str]:
+        """What ``scontrol show job`` tells of a job, by name."""
+        shown = self.bed.cluster.run("login", ["scontrol", "-o", "show", "job", job_id], check=True).stdout
+        return dict(word.split("=", 1) for word in shown.split() if "=" in word)
 
 
 async def everything(entered: Adapter, container_id: ContainerId, stream: OutputStream, offset: int = 0) -> bytes:

@@ -5,13 +5,14 @@ Write the golden files anew with UPDATE_GOLDEN=1, and read the difference.
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from multicri_slurm.runtimes import Container, ImageConfig, Runtime, container_words
-from multicri_slurm.script import JobScript, comment_of, quoted, render
+from multicri_slurm.script import ContainerScript, JobScript, comment_of, quoted, render
 
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument
 
@@ -28,9 +29,9 @@ def container(runtime: Runtime = APPTAINER, command: tuple[str, ...] = ("/bin/tr
     return Container(runtime=runtime, command=command, **values)  # type: ignore[arg-type]
 
 
-def job(of: Container, **more: object) -> JobScript:
-    values: dict[str, object] = {"job_name": "multicri-c0ffee", "comment": "default/pod/main", "options": ()} | more
-    return JobScript(directory=DIRECTORY, container=of, **values)  # type: ignore[arg-type]
+def job(of: Container, options: tuple[str, ...] = (), **more: object) -> JobScript:
+    script = ContainerScript(directory=DIRECTORY, container=of, **more)  # type: ignore[arg-type]
+    return JobScript(job_name="multicri-c0ffee", comment="default/pod/main", options=options, script=script)
 
 
 JOBS = {
@@ -44,14 +45,29 @@ JOBS = {
         )
     ),
     "charliecloud-old": job(container(OLD_CHARLIECLOUD, config=ImageConfig(has_environment=True))),
+    "apptainer-image-config": job(
+        container(
+            command=(),
+            config=ImageConfig(
+                entrypoint=("/bin/sh", "-c", 'echo "$@"', "name"), cmd=("a b", "$HOME"), working_dir="/w"
+            ),
+        )
+    ),
+    "shell": job(container(command=("/bin/sh", "-c"), args=("sleep 60 && ls /",))),
+    "mpi-srun": job(
+        container(command=("/app/solve",), mpi=True),
+        options=("--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=2"),
+        launcher=("srun", "--mpi=pmix", "--kill-on-bad-exit=1", "--cpus-per-task=2"),
+    ),
     "mpi": job(
         container(command=("/app/solve",), mpi=True),
         options=("--nodes=2", "--ntasks=8"),
-        launcher=("mpirun", "--mca", "btl", "tcp,self", "-x", "A=b c"),
+        launcher=("mpirun", "-np", "8", "--mca", "btl", "tcp,self"),
     ),
     "everything": job(
         container(args=("--flag",), gpu=True, working_dir="/work"),
         has_prerun=True,
+        passed=("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
         options=("--partition=gpu", "--gres=gpu:a100:2", "--nodes=1", "--time=1-00:00:00", "--exclusive"),
     ),
 }
@@ -84,9 +100,8 @@ def test_nothing_of_a_pod_adds_a_line_to_a_script(namespace: str, pod: str, name
     hostile = JobScript(
         job_name=plain.job_name,
         comment=comment_of(namespace, pod, name),
-        directory=plain.directory,
         options=(),
-        container=container(args=tuple(args)),
+        script=replace(plain.script, container=container(args=tuple(args))),
     )
     ours, theirs = render(plain).split("\n"), render(hostile).split("\n")
     assert len(ours) == len(theirs)
@@ -105,9 +120,19 @@ def test_a_comment_has_harmless_characters_only(namespace: str, pod: str, name: 
     assert not set(comment) - set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._/-")
 
 
-def test_an_entrypoint_that_nobody_knows_is_told() -> None:
+@pytest.mark.parametrize("runtime", [APPTAINER, CHARLIECLOUD])
+def test_an_image_and_a_pod_that_both_name_no_command_are_refused(runtime: Runtime) -> None:
     with pytest.raises(FailedPrecondition, match="names no command"):
-        container_words(container(CHARLIECLOUD, command=(), config=ImageConfig()))
+        container_words(container(runtime, command=(), config=ImageConfig()))
+
+
+@pytest.mark.parametrize("runtime", [APPTAINER, CHARLIECLOUD])
+def test_the_pods_working_directory_is_heard_before_the_images(runtime: Runtime) -> None:
+    config = ImageConfig(working_dir="/of-the-image")
+    assert "/of-the-image" in " ".join(container_words(container(runtime, config=config)))
+    both = " ".join(container_words(container(runtime, config=config, working_dir="/of-the-pod")))
+    assert "/of-the-pod" in both
+    assert "/of-the-image" not in both
 
 
 def test_a_working_directory_must_be_absolute() -> None:
@@ -115,12 +140,14 @@ def test_a_working_directory_must_be_absolute() -> None:
         container_words(container(working_dir="x"))
 
 
-def test_charlieclouds_command_follows_kubernetes_rules() -> None:
+@pytest.mark.parametrize("runtime", [APPTAINER, CHARLIECLOUD])
+def test_command_and_args_follow_kubernetes_rules(runtime: Runtime) -> None:
     config = ImageConfig(entrypoint=("e",), cmd=("c",))
 
     def words(command: tuple[str, ...], args: tuple[str, ...]) -> tuple[str, ...]:
-        line = container_words(container(CHARLIECLOUD, command=command, args=args, config=config))
-        return line[line.index("--") + 1 :]
+        of = container(runtime, command=command, args=args, config=config)
+        line = container_words(of)
+        return line[line.index(of.image) + (2 if runtime is CHARLIECLOUD else 1) :]
 
     assert words((), ()) == ("e", "c")
     assert words((), ("a",)) == ("e", "a")

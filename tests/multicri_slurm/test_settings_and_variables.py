@@ -82,6 +82,17 @@ def test_job_variables_become_the_options_that_multi_cri_gave() -> None:
     )
 
 
+@pytest.mark.parametrize("gpu", ["gpu", "gpu:2", "gpu:a100", "gpu:a100:2", "gpu:3g.20gb:1"])
+def test_every_form_of_a_gpu_is_taken(gpu: str) -> None:
+    assert read_variables(LEAST | {"JOB_GPU": gpu.encode()}).job_options() == (f"--gres={gpu}",)
+
+
+def test_a_shell_is_asked_for_by_true_alone() -> None:
+    assert read_variables(LEAST | {"JOB_SHELL": b"true"}).JOB_SHELL
+    for value in (b"false", b""):
+        assert not read_variables(LEAST | {"JOB_SHELL": value}).JOB_SHELL
+
+
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
@@ -93,7 +104,13 @@ def test_job_variables_become_the_options_that_multi_cri_gave() -> None:
         ("JOB_QUEUE", b"a b", "JOB_QUEUE='a b'"),
         ("JOB_QUEUE", b"a\n#SBATCH --x", "JOB_QUEUE="),
         ("JOB_QUEUE", b"a\n", "JOB_QUEUE="),
-        ("JOB_GPU", b"gpus", "JOB_GPU='gpus'"),
+        ("JOB_GPU", b"gpus", "JOB_GPU='gpus': must be gpu[[:type]:count]"),
+        ("JOB_GPU", b"gpu::2", "JOB_GPU='gpu::2': must be gpu[[:type]:count]"),
+        ("JOB_GPU", b"gpu:2:2", "JOB_GPU='gpu:2:2'"),
+        ("JOB_GPU", b"gpu:a100:0", "JOB_GPU='gpu:a100:0'"),
+        ("JOB_GPU", b"gpu:a100:two", "JOB_GPU='gpu:a100:two'"),
+        ("JOB_GPU", b"gpu:", "JOB_GPU='gpu:'"),
+        ("JOB_SHELL", b"yes", "JOB_SHELL='yes': must be true or false"),
         ("JOB_NUM_NODES", b"0", "JOB_NUM_NODES='0'"),
         ("JOB_NUM_CORES", b"-1", "JOB_NUM_CORES='-1'"),
         ("JOB_NUM_CORES", "٣".encode(), "JOB_NUM_CORES="),

@@ -59,6 +59,7 @@ printf '%s\n' "$SLURM_JOB_ID" > claim/job
 : >> stderr
 [ ! -e cancelled ] || multicri_finish 137 Cancelled
 
+: > claim/prerun
 trap 'multicri_code=$?; multicri_finish "$((multicri_code ? multicri_code : 1))" PrerunFailed' EXIT
 . ./prerun.sh < /dev/null
 multicri_code=$?
@@ -69,6 +70,15 @@ if [ "$multicri_code" != 0 ]; then
 fi
 trap - EXIT
 multicri_prepare
+rm claim/prerun
+
+for multicri_name in CUDA_VISIBLE_DEVICES ROCR_VISIBLE_DEVICES; do
+  multicri_value=${!multicri_name-}
+  case $multicri_value in
+    '' | *[!A-Za-z0-9_.,:/-]*) ;;
+    *) printf "%s='%s'\n" "$multicri_name" "$multicri_value" >> env ;;
+  esac
+done
 
 case $multicri_signalled in
   TERM) multicri_finish 143 Cancelled ;;

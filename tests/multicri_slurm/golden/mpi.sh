@@ -64,7 +64,7 @@ printf '%s %s\n' "$SLURM_JOB_ID" "$(date +%s%N)" > started.tmp && mv started.tmp
 set -m # a process group of its own for the container
 (
   umask 022
-  exec mpirun --mca btl tcp,self -x 'A=b c' apptainer --quiet exec --no-mount home,cwd --no-eval --writable-tmpfs --no-home --pwd / --env-file env /home/alice/multi-cri/images/0123.sif /app/solve
+  exec mpirun -np 8 --mca btl tcp,self apptainer --quiet exec --no-mount home,cwd --no-eval --writable-tmpfs --no-home --pwd / --env-file env /home/alice/multi-cri/images/0123.sif /app/solve
 ) < /dev/null >> stdout 2>> stderr &
 multicri_child=$!
 [ -z "$multicri_signalled" ] || multicri_signal "$multicri_signalled"

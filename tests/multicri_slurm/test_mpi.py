@@ -1,0 +1,95 @@
+"""Who starts the ranks of an MPI job."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from multicri_slurm.mpi import Mpi, launcher, read_flags, types_named
+
+from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument
+
+NEWER = (
+    "MPI plugin types are...",
+    "\tnone",
+    "\tpmix",
+    "\tpmi2",
+    "specific pmix plugin versions available: pmix_v4,pmix_v5",
+)
+OLDER = ("srun: MPI types are...", "srun: pmi2", "srun: none")
+PMIX = frozenset({"none", "pmi2", "pmix", "pmix_v5"})
+
+
+def test_the_types_of_srun_are_read_whatever_its_version() -> None:
+    assert types_named(NEWER) == {"none", "pmix", "pmi2", "pmix_v4", "pmix_v5"}
+    assert types_named(OLDER) == {"pmi2", "none"}
+    assert types_named(("srun: error: Unable to open plugin.",)) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("mpi", "offered", "words"),
+    [
+        (Mpi(version="5.0.7"), PMIX, "srun --mpi=pmix --kill-on-bad-exit=1"),
+        (Mpi(version="5.0.7"), {"pmix_v4"}, "srun --mpi=pmix_v4 --kill-on-bad-exit=1"),
+        (Mpi(version="4", flags=("-np", "2")), PMIX, "srun --mpi=pmix --kill-on-bad-exit=1 --ntasks=2"),
+        (Mpi(version="1.10.2", flags=("-np", "2")), PMIX, "mpirun -np 2"),
+        (Mpi(version="5", flags=("--bind-to", "core")), PMIX, "mpirun --bind-to core"),
+        (Mpi(version="5"), {"none", "pmi2"}, "mpirun"),
+        (Mpi(starter="pmi2"), PMIX, "srun --mpi=pmi2 --kill-on-bad-exit=1"),
+        (Mpi(starter="mpirun", version="5"), PMIX, "mpirun"),
+    ],
+)
+def test_pmix_is_preferred_where_the_cluster_has_it_and_the_pod_can_use_it(
+    mpi: Mpi, offered: frozenset[str], words: str
+) -> None:
+    assert " ".join(launcher(mpi, offered, ())) == words
+
+
+def test_ranks_get_the_cpus_that_the_job_has_for_each_task() -> None:
+    assert "--cpus-per-task=3" in launcher(Mpi(version="5"), PMIX, ["--cpus-per-task=3"])
+
+
+def test_a_type_that_the_cluster_has_not_is_refused_with_those_that_it_has() -> None:
+    with pytest.raises(FailedPrecondition, match=r"slurm.multicri.io/mpi=pmix: the cluster's srun offers none, pmi2"):
+        launcher(Mpi(starter="pmix"), {"pmi2", "none"}, ())
+
+
+def test_the_number_of_ranks_is_asked_of_slurm_too() -> None:
+    assert Mpi(flags=("--bind-to", "core", "-np", "12")).job_options() == ("--ntasks=12",)
+    assert Mpi(flags=("--bind-to", "core")).job_options() == ()
+
+
+def test_flags_are_read_as_words() -> None:
+    text = "-np 2 --mca btl 'tcp,self' --map-by ppr:2:node -x PATH --oversubscribe"
+    assert read_flags(text) == tuple(text.replace("'", "").split())
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("'", 'MPI_FLAGS="\'": No closing quotation'),
+        ("-np", "-np: '' is not a value that it takes here"),
+        ("-np x", "-np: 'x' is not a value"),
+        ("sh -c id", "'sh' is not among the flags that pods may use: n, np, "),
+        ("-np 2 sh", "'sh' is not among"),
+        ("--mca plm_rsh_agent /x", "--mca: 'plm_rsh_agent' is not a value"),
+        ("--mca mca_base_component_path /x", "--mca: 'mca_base_component_path' is not a value"),
+        ("-x LD_PRELOAD=/x", "-x: 'LD_PRELOAD=/x' is not a value"),
+        ("--prefix /x", "'--prefix' is not among"),
+        ("---np 2", "'---np' is not among"),
+    ],
+)
+def test_a_flag_that_would_run_or_load_something_outside_of_the_container_is_refused(text: str, reason: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        read_flags(text)
+    assert reason in str(caught.value)
+
+
+_WORDS = st.sampled_from(["-np", "2", "--mca", "btl", "x", ",", ";", "$(id)", "sh", "-x"])
+
+
+@given(st.one_of(st.text(max_size=60), st.lists(_WORDS).map(" ".join)))
+def test_no_text_becomes_a_word_that_is_neither_a_flag_nor_its_value(text: str) -> None:
+    try:
+        words = read_flags(text)
+    except InvalidArgument:
+        return
+    assert all(word.isprintable() and not set(word) & set(";$`|&<>'\"\\ ") for word in words)
