@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from multicri_proxy.jobs.answer import jobs_command
 from multicri_proxy.ledger import Ledger
 from multicri_proxy.local import LocalRuntime
 from multicri_proxy.notify import Systemd
+from multicri_proxy.plugins import plug_in, plug_ins
 from multicri_proxy.reload import Reloadable
 from multicri_proxy.remote import RemoteRuntime
 from multicri_proxy.routing import DEFAULT, Router
@@ -92,17 +92,17 @@ async def running(settings: Settings) -> AsyncIterator[Reloadable]:
             for name, endpoint in endpoints.items():
                 await refuse_untested(name, endpoint)
         ledger = await stack.enter_async_context(Ledger.open(settings.resources_cache_path / "ledger.db"))
-        images = await _plug_in("images", "pool")(ledger.space("images"))
+        images = await plug_in("images", "pool")(ledger.space("images"))
         context = AdapterContext(
             settings=settings.adapters.get(settings.adapter_name, {}),
             store=ledger.space(f"adapter/{settings.adapter_name}"),
             secrets=SealedSecrets.from_file(key_file(settings, os.environ)),
             handlers=settings.handler,
-            image_builders=[point.load() for point in entry_points(group="multicri_proxy.image_builders")],
+            image_builders=plug_ins("image_builders"),
         )
         service = await stack.enter_async_context(
             AdapterRuntime(
-                adapter=_plug_in("adapters", settings.adapter_name)(context),
+                adapter=plug_in("adapters", settings.adapter_name)(context),
                 images=images,
                 ledger=ledger,
                 handlers=settings.handler,
@@ -172,14 +172,6 @@ def _extra(name: str) -> Any:  # a module that may not be there
         return import_module(f"multicri_proxy.{name}")
     except ImportError as error:
         raise FailedPrecondition(f"{name} is not installed: pip install 'multicri-proxy[{name}]' ({error})") from error
-
-
-def _plug_in(group: str, name: str) -> Any:  # each group has a factory of its own type
-    points = {point.name: point for point in entry_points(group=f"multicri_proxy.{group}")}
-    if name not in points:
-        installed = ", ".join(sorted(points)) or "none"
-        raise InvalidArgument(f"no plug-in {name!r} among multicri_proxy.{group}; installed: {installed}")
-    return points[name].load()
 
 
 def _access(settings: Settings) -> Access:

@@ -108,12 +108,12 @@ def programs_of(builders: Sequence[ImageBuilder]) -> frozenset[str]:
     return frozenset(program for builder in builders for program in builder.programs)
 
 
-def _wanted(builders: Sequence[ImageBuilder], settings: Settings) -> list[ImageBuilder]:
+def wanted_builders(builders: Sequence[ImageBuilder], settings: Settings) -> list[ImageBuilder]:
     return [b for b in builders if b.name in _KINDS and settings.image_builder in {"auto", b.name}]
 
 
 def has_runtime(site: Site, builders: Sequence[ImageBuilder], settings: Settings) -> bool:
-    return any(site.programs.issuperset(builder.programs) for builder in _wanted(builders, settings))
+    return any(site.programs.issuperset(builder.programs) for builder in wanted_builders(builders, settings))
 
 
 def runtime_of(site: Site, builders: Sequence[ImageBuilder], settings: Settings) -> tuple[ImageBuilder, Runtime]:
@@ -121,7 +121,7 @@ def runtime_of(site: Site, builders: Sequence[ImageBuilder], settings: Settings)
 
     Raises FailedPrecondition if there is none.
     """
-    wanted = _wanted(builders, settings)
+    wanted = wanted_builders(builders, settings)
     for builder in wanted:
         if site.programs.issuperset(builder.programs):
             return builder, Runtime(kind=_KINDS[builder.name], options=site.ch_run_options)

@@ -1,0 +1,248 @@
+"""Tries profiles out, for ``multicri-proxy check``: what is found, what it means, how to mend it."""
+
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+
+from multicri_proxy.api.check import CheckRequest, Finding, Verdict
+from multicri_proxy.api.errors import InvalidArgument, MulticriError
+from multicri_slurm import sshlib
+from multicri_slurm.accounts import Login
+from multicri_slurm.answers import facts
+from multicri_slurm.keys import Keys
+from multicri_slurm.plan import programs_of, wanted_builders
+from multicri_slurm.prerun import prerun_of, with_prerun
+from multicri_slurm.profiles import Profile, read_profiles
+from multicri_slurm.ssh import Connection, Connections
+from multicri_slurm.survey import SURVEY
+from multicri_slurm.variables import read_variables, split
+
+_SURVEY_S = 240.0
+_SKEW_S = 5.0
+_LITTLE_ROOM_KIB = 5 * 1024 * 1024
+_OLDEST_SLURM = (22, 5)
+
+
+async def check(request: CheckRequest) -> AsyncIterator[Finding]:
+    """The plug-in: a Check."""
+    profiles = read_profiles(request.settings, request.handlers)
+    names = [profile.name for profile in profiles.all()]
+    if request.profile is not None and request.profile not in names:
+        raise InvalidArgument(f"there is no profile {request.profile!r}: there are {', '.join(names)}")
+    await sshlib.load()
+    keys = Keys()
+    connections = Connections(profiles, keys)
+    try:
+        for profile in profiles.all():
+            if request.profile not in {None, profile.name}:
+                continue
+            logins = await _logins(profile, request, keys)
+            if not logins and (request.profile is not None or len(names) == 1):
+                yield _nobody(profile, request.namespace)
+            for login in logins:
+                async for finding in _Trial(profile, login, connections.to(login), request).run():
+                    yield finding
+    finally:
+        await connections.close()
+
+
+async def _logins(profile: Profile, request: CheckRequest, keys: Keys) -> list[Login]:
+    """Who pods are by this profile: as the environment says, else as the settings do."""
+    given, _ = split((name, value.encode()) for name, value in request.environment.items())
+    variables = read_variables({name: value for name, value in given.items() if name.startswith("CLUSTER_")})
+    if variables.CLUSTER_USERNAME is not None and request.profile is not None:
+        login = profile.login_for(variables, request.namespace or "default")
+        if login.private_key is not None:
+            await keys.check(login.private_key)
+        return [login]
+    namespaces = [request.namespace] if request.namespace is not None else ["", *profile.settings.users]
+    found = [profile.login_of(name) for name in namespaces]
+    return list({login.account: login for login in found if login is not None}.values())
+
+
+def _nobody(profile: Profile, namespace: str | None) -> Finding:
+    if namespace is not None and profile.settings.users:
+        meaning, mend = f"nobody is set for the namespace {namespace}", f"add it to {profile.section}.users"
+    else:
+        meaning = "nobody to log in as: each pod says who it is"
+        mend = "give CLUSTER_HOST, CLUSTER_USERNAME and CLUSTER_PASSWORD or CLUSTER_KEYVALUE in the environment"
+    return Finding(of=profile.name, what="account", verdict=Verdict.BAD, meaning=meaning, mend=mend)
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """One account of one profile."""
+
+    profile: Profile
+    login: Login
+    connection: Connection
+    request: CheckRequest
+
+    async def run(self) -> AsyncIterator[Finding]:
+        begun = time.monotonic()
+        try:
+            await self.connection.run(("true",), b"", self.profile.settings.command_timeout_s)
+        except MulticriError as error:
+            refused = isinstance(error.__cause__, sshlib.asyncssh.HostKeyNotVerifiable) or "host key" in str(error)
+            yield self._bad("host key" if refused else "SSH", str(error))
+            return
+        way = "".join(f"{jump.host}, then " for jump in self.profile.settings.proxy_jump)
+        yield self._good("host key", "known" if not way else "known, also on the way")
+        yield self._good("SSH", f"{way}{self.login.account}, in {time.monotonic() - begun:.1f} s")
+        try:
+            async with self.connection.files() as sftp:
+                await sftp.stat(".")
+        except (MulticriError, sshlib.asyncssh.SFTPError) as error:
+            yield self._bad("SFTP", str(error), "have sshd serve its subsystem sftp")
+        else:
+            yield self._good("SFTP", "served")
+        settings = self.profile.settings
+        images = settings.image_remote_mount or f"{settings.mount_path}/images"
+        programs = sorted(programs_of(wanted_builders(self.request.image_builders, settings)))
+        words = (settings.mount_path, images, " ".join(settings.default_options()), *programs)
+        shell, text = with_prerun(SURVEY, prerun_of(settings.prerun, ""))
+        try:
+            asked_at = time.time()
+            result = await self.connection.run((shell, "-s", "--", *words), text.encode(), _SURVEY_S, long=True)
+            answered_at = time.time()
+        except MulticriError as error:
+            yield self._bad("commands", str(error))
+            return
+        found = facts(result.stdout)
+        said = " / ".join(result.stderr.decode("utf-8", "replace").strip().splitlines()[-5:])
+        if "prerun" in found:
+            meaning = f"ended with {found['prerun'][0]}: {said}"
+            yield self._bad("prerun", meaning, f"try {self.profile.section}.prerun in bash there")
+            return
+        if "done" not in found:
+            yield self._bad("commands", f"no answer: {said}", "look at what the account's shell does at its start")
+            return
+        for finding in (
+            *self._slurm(found),
+            *self._runtime(found),
+            *self._places(found),
+            *self._clock(found, asked_at, answered_at),
+            *self._extras(found),
+        ):
+            yield finding
+
+    # -- what the survey says ------------------------------------------------------------------------------------
+
+    def _slurm(self, found: Mapping[str, tuple[str, ...]]) -> Iterator[Finding]:
+        version = _line(found, "version")
+        if _code(found, "version") != 0:
+            yield self._bad("Slurm", f"sbatch does not run: {version}", self._in_path("Slurm's commands"))
+            return
+        if missing := found.get("missing"):
+            yield self._bad("Slurm", f"{version}, without {', '.join(missing)}", self._in_path(", ".join(missing)))
+        elif _number(version) < _OLDEST_SLURM:
+            yield self._doubtful("Slurm", f"{version}: older than 22.05, which is the oldest that was tried")
+        else:
+            yield self._good("Slurm", version)
+        ping = _lines(found, "ping")
+        if "UP" not in ping:
+            yield self._bad("slurmctld", ping, "have the cluster's admin look at slurmctld; jobs that run go on")
+        else:
+            yield self._good("slurmctld", "up")
+        if _code(found, "test") != 0:
+            mend = f"set what it wants (partition, account, time) in {self.profile.section}.job_options_default"
+            yield self._bad("sbatch --test-only", _lines(found, "test"), mend)
+        else:
+            yield self._good("sbatch --test-only", _line(found, "test").removeprefix("sbatch: "))
+
+    def _runtime(self, found: Mapping[str, tuple[str, ...]]) -> Iterator[Finding]:
+        builders = wanted_builders(self.request.image_builders, self.profile.settings)
+        for builder in builders:
+            told = [(program, _code(found, f"runtime-{program}")) for program in builder.programs]
+            if any(code is None for _, code in told):
+                continue
+            broken = [program for program, code in told if code != 0]
+            if broken:
+                said = _lines(found, f"runtime-{broken[0]}")
+                yield self._bad("container runtime", f"{broken[0]} does not run: {said}", self._in_path(broken[0]))
+            else:
+                program = builder.programs[0]
+                yield self._good("container runtime", f"{program}: {_line(found, f'runtime-{program}')}")
+            return
+        looked_for = " or ".join("+".join(builder.programs) for builder in builders)
+        yield self._bad("container runtime", f"none in PATH: looked for {looked_for}", self._in_path("one of them"))
+
+    def _places(self, found: Mapping[str, tuple[str, ...]]) -> Iterator[Finding]:
+        for why in found.get("unwritable", ()):
+            yield self._bad("directories", why, f"look at the quota, or change {self.profile.section}.mount_path")
+        rooms = [int(room) for room in found.get("room", ()) if room.isdecimal()]
+        if rooms and not found.get("unwritable"):
+            meaning = f"can be written to, {min(rooms) / 1024**2:.1f} GiB are free"
+            if min(rooms) < _LITTLE_ROOM_KIB:
+                yield self._doubtful("directories", meaning, "images take hundreds of MiB each: make room")
+            else:
+                yield self._good("directories", meaning)
+        if locks := found.get("flock"):
+            if "1" in locks:
+                yield self._bad(
+                    "flock", "two holders at once: a job could be submitted twice", "mount the home with locks"
+                )
+            else:
+                yield self._good("flock", "keeps a second one out")
+
+    def _clock(self, found: Mapping[str, tuple[str, ...]], asked_at: float, answered_at: float) -> Iterator[Finding]:
+        told = found.get("now_ns", ("",))[0]
+        if not told.isdecimal():
+            yield self._doubtful("clock", "date tells no nanoseconds: times of containers will be the node's")
+            return
+        there = int(told) / 1e9
+        skew_s = there - min(max(there, asked_at), answered_at)
+        if abs(skew_s) > _SKEW_S:
+            meaning = f"{skew_s:+.0f} s: the times of containers are off"
+            yield self._doubtful("clock", meaning, "synchronise the clocks of both with NTP")
+        else:
+            yield self._good("clock", "agrees with the node's")
+
+    def _extras(self, found: Mapping[str, tuple[str, ...]]) -> Iterator[Finding]:
+        if _code(found, "accounting") == 0:
+            yield self._good("accounting", "sacct answers")
+        else:
+            meaning = f"{_lines(found, 'accounting')}: how a job ended is known for MinJobAge only"
+            yield self._doubtful("accounting", meaning, "have the cluster's admin run slurmdbd")
+        kinds = [line.strip() for line in found.get("mpi-line", ()) if line.strip() and "plugin" not in line.lower()]
+        if _code(found, "mpi") == 0 and kinds:
+            yield self._good("srun --mpi", ", ".join(kinds))
+        else:
+            yield self._doubtful("srun --mpi", _lines(found, "mpi"), "MPI jobs will need an mpirun")
+
+    # -- verdicts ------------------------------------------------------------------------------------------------
+
+    def _in_path(self, what: str) -> str:
+        return f"put {what} into PATH of a shell that is not a login shell, or load it in {self.profile.section}.prerun"
+
+    def _good(self, what: str, meaning: str) -> Finding:
+        return self._finding(what, Verdict.GOOD, meaning)
+
+    def _doubtful(self, what: str, meaning: str, mend: str = "") -> Finding:
+        return self._finding(what, Verdict.DOUBTFUL, meaning, mend)
+
+    def _bad(self, what: str, meaning: str, mend: str = "") -> Finding:
+        return self._finding(what, Verdict.BAD, meaning, mend)
+
+    def _finding(self, what: str, verdict: Verdict, meaning: str, mend: str = "") -> Finding:
+        of = f"{self.profile.name}: {self.login.account}"
+        return Finding(of=of, what=what, verdict=verdict, meaning=meaning, mend=mend)
+
+
+def _code(found: Mapping[str, tuple[str, ...]], name: str) -> int | None:
+    told = found.get(name, ("",))[0]
+    return int(told) if told.isdecimal() else None
+
+
+def _line(found: Mapping[str, tuple[str, ...]], name: str) -> str:
+    return next((line.strip() for line in found.get(f"{name}-line", ()) if line.strip()), "")
+
+
+def _lines(found: Mapping[str, tuple[str, ...]], name: str) -> str:
+    return " / ".join(line.strip() for line in found.get(f"{name}-line", ()) if line.strip())[:300] or "no answer"
+
+
+def _number(version: str) -> tuple[int, ...]:
+    """``slurm 24.11.5`` as (24, 11)."""
+    words = version.split()
+    return tuple(int(part) for part in (words[-1].split(".") if words else ())[:2] if part.isdecimal())
