@@ -16,12 +16,13 @@ from multicri_proxy.shape import Requests
 
 MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
 """Beyond what the kubelet and containerd take (16 MiB), so that each refuses the other's in its own words."""
+METADATA_LIMIT_BYTES = 16 * 1024 * 1024
 
 LIMITS = (
     ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
     ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
-    ("grpc.max_metadata_size", MESSAGE_LIMIT_BYTES),
-    ("grpc.absolute_max_metadata_size", MESSAGE_LIMIT_BYTES),
+    ("grpc.max_metadata_size", METADATA_LIMIT_BYTES),
+    ("grpc.absolute_max_metadata_size", METADATA_LIMIT_BYTES),
     # windows that do not grow: on a unix socket a larger one only holds more back from a slow reader
     ("grpc.http2.bdp_probe", 0),
 )

@@ -11,6 +11,7 @@ import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import IO
 
 from multicri_proxy.dump.format import Formatter
@@ -21,7 +22,8 @@ from multicri_proxy.dump.rules import Rules
 from multicri_proxy.dump.subject import Wanted
 
 _NICENESS = 10
-"""Calls come first."""
+_OOM_SCORE = 500
+"""Calls come first, also when memory is short. Source: proc(5), oom_score_adj."""
 
 _ANSWER = struct.Struct("<cQ")
 _TEXT, _NOTHING, _DEFECT = b"t", b"n", b"d"
@@ -147,6 +149,8 @@ def main(questions: IO[bytes], answers: IO[bytes]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.nice(_NICENESS)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
     recipe = pickle.load(questions)  # noqa: S301  (the daemon's own)
     formatter = recipe.formatter()
     while True:
@@ -162,8 +166,11 @@ def main(questions: IO[bytes], answers: IO[bytes]) -> None:
             kind, text = _DEFECT, f"{type(error).__name__}: {error}"
         signal.alarm(0)
         data = (text or "").encode(errors="backslashreplace")
-        answers.write(_ANSWER.pack(kind, len(data)) + data)
-        answers.flush()
+        try:
+            answers.write(_ANSWER.pack(kind, len(data)) + data)
+            answers.flush()
+        except BrokenPipeError:
+            return
 
 
 if __name__ == "__main__":

@@ -92,6 +92,23 @@ async def test_sighup_begins_moves_and_ends_a_dump_and_no_call_fails(
     assert (first.stat().st_size, second.stat().st_size) == (size_bytes, after_bytes)
 
 
+async def test_nothing_that_formats_dumps_outlives_a_daemon_that_was_killed(
+    proxy: Proxy, kubelet: Kubelet, tmp_path: Path
+) -> None:
+    await logged(proxy, "serving")
+    configure(proxy, dump="full:Version", dump_file=str(tmp_path / "dump"))
+    await says(kubelet, (tmp_path / "dump").exists)
+    assert proxy.process
+    tasks = Path(f"/proc/{proxy.process.pid}/task").glob("*/children")
+    [child] = [pid for task in tasks for pid in task.read_text().split()]
+    assert Path(f"/proc/{child}/oom_score_adj").read_text() == "500\n"
+    proxy.kill()
+    async with asyncio.timeout(20):
+        while Path(f"/proc/{child}").exists() and Path(f"/proc/{child}/cmdline").read_bytes():
+            await asyncio.sleep(0.05)
+    await proxy.start()
+
+
 async def says(kubelet: Kubelet, condition: Callable[[], bool]) -> None:
     """Make the call that is dumped until it shows."""
     async with asyncio.timeout(20):
