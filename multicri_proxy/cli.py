@@ -11,7 +11,6 @@ from multicri_proxy import __version__
 from multicri_proxy.api.errors import MulticriError
 from multicri_proxy.check import add_check
 from multicri_proxy.dump import commands as dump_commands
-from multicri_proxy.dump.commands import add_commands
 from multicri_proxy.jobs import commands as jobs_commands
 from multicri_proxy.settings import FLAGS, Settings, load
 from multicri_proxy.tuning import tune
@@ -52,7 +51,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     serve.set_defaults(run=_serve)
     dump_commands.add_commands(commands)
     jobs_commands.add_commands(commands)
-    add_commands(commands)
     add_check(commands)
     arguments = parser.parse_args(argv)
     status: int = arguments.run(arguments)
