@@ -11,14 +11,16 @@ Beside the directories of the pod's containers, and removed with the last of the
     volumes/<emptyDir>, volumes/<emptyDir>@<digest of a subPath>
 """
 
+import asyncio
 import posixpath
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
 from multicri_proxy.api.adapter import ContainerSpec
-from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument, MulticriError, Unavailable
+from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument, MulticriError, ResourceExhausted, Unavailable
 from multicri_proxy.api.log import Log
 from multicri_slurm.cluster import Cluster, Site
 from multicri_slurm.mount_points import prepared
@@ -38,6 +40,10 @@ from multicri_slurm.runtimes import Bind, Runtime
 from multicri_slurm.settings import Settings
 from multicri_slurm.volumes import Kind, Volume, decide, pod_directory
 
+SMALL_BYTES = 128 * 1024
+"""As much as every container's volumes may take of our memory at once. Of larger ones, MOST_LARGE containers' may."""
+
+MOST_LARGE, TURN_WAIT_S = 2, 60.0
 MESSAGE_BYTES = 4096
 """The kubelet reads no more of a termination message."""
 
@@ -91,6 +97,7 @@ class Carrier:
 
     def __init__(self) -> None:
         self._node = NodeThreads()
+        self._large = asyncio.Semaphore(MOST_LARGE)
 
     async def look(self, spec: ContainerSpec, settings: Settings) -> tuple[Volume, ...]:
         """Decide on a container's mounts. Raises InvalidArgument for those that cannot be carried."""
@@ -116,7 +123,27 @@ class Carrier:
 
         Raises ResourceExhausted if it is too much, for the settings or for the cluster's disk.
         """
-        contents = await self._node.do(lambda: _read(volumes, place.cluster.settings))
+        async with AsyncExitStack() as held:
+            return await self._write(volumes, await self._contents(volumes, place.cluster.settings, held), place)
+
+    async def _contents(
+        self, volumes: Iterable[Volume], settings: Settings, held: AsyncExitStack
+    ) -> Mapping[int, File | Tree]:
+        """Read all there is to copy. Of more than a little, only a few containers' are in memory at a time."""
+        limits = _limits(settings)
+        try:
+            return await self._node.do(
+                lambda: _read(volumes, replace(limits, size_bytes=min(SMALL_BYTES, limits.size_bytes)))
+            )
+        except ResourceExhausted:
+            try:
+                async with asyncio.timeout(TURN_WAIT_S):
+                    await held.enter_async_context(self._large)
+            except TimeoutError as error:
+                raise Unavailable("large volumes of other containers are being copied: ask again") from error
+            return await self._node.do(lambda: _read(volumes, limits))
+
+    async def _write(self, volumes: tuple[Volume, ...], contents: Mapping[int, File | Tree], place: Place) -> Carried:
         await place.cluster.make_directories(*self._directories(volumes, place))
         ordered = sorted(volumes, key=lambda volume: volume.container_path.split("/"))
         binds = await all_of(self._carry_one(volume, contents.get(volume.number), place) for volume in ordered)
@@ -251,12 +278,12 @@ def _shared(volume: Volume, place: Place) -> str:
     return f"{posixpath.dirname(place.directory)}/volumes/{volume.name}"
 
 
-def _reader(settings: Settings) -> Reader:
-    return Reader(Limits(size_bytes=settings.volume_bytes, files=settings.volume_files))
+def _limits(settings: Settings) -> Limits:
+    return Limits(size_bytes=settings.volume_bytes, files=settings.volume_files)
 
 
-def _read(volumes: Iterable[Volume], settings: Settings) -> Mapping[int, File | Tree]:
-    reader, contents = _reader(settings), dict[int, File | Tree]()
+def _read(volumes: Iterable[Volume], limits: Limits) -> Mapping[int, File | Tree]:
+    reader, contents = Reader(limits), dict[int, File | Tree]()
     for volume in volumes:
         if volume.kind is Kind.PUBLISHED:
             contents[volume.number] = reader.published(volume.host_path)
@@ -271,7 +298,7 @@ def _mounted(site: Site, volume: Volume, settings: Settings) -> str:
 
 
 def _newer(published: Published, settings: Settings) -> Tree | None:
-    return _reader(settings).published(published.host_path) if _is_outdated(published) else None
+    return Reader(_limits(settings)).published(published.host_path) if _is_outdated(published) else None
 
 
 def _is_outdated(published: Published) -> bool:

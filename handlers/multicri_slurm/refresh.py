@@ -12,6 +12,7 @@ from multicri_slurm.carrying import Carrier
 from multicri_slurm.cluster import Cluster
 from multicri_slurm.records import Record, Records, Stage
 
+AT_ONCE = 4
 _FRESH = frozenset({Stage.STAGED, Stage.SUBMITTING, Stage.SUBMITTED})
 _log = Log("slurm.volumes")
 
@@ -26,6 +27,7 @@ class Refresher:
         self._records = records
         self._cluster_of = cluster_of
         self._interval_s = interval_s
+        self._turns = asyncio.Semaphore(AT_ONCE)
         self._failing: set[ContainerId] = set()
 
     async def run(self) -> None:
@@ -63,6 +65,7 @@ class Refresher:
                 _log.defect("volumes cannot be refreshed", error, container_id=record.container_id)
 
     async def _refresh(self, record: Record) -> None:
-        fresh = await self._carrier.refresh(record, self._cluster_of(record))
+        async with self._turns:
+            fresh = await self._carrier.refresh(record, self._cluster_of(record))
         await self._records.change(record.container_id, published=fresh)
         _log.info("volumes refreshed", container_id=record.container_id)
