@@ -104,7 +104,7 @@ def decide(mounts: Sequence[Mount], pod: Pod, on_node: OnNode, settings: Setting
                 number=number,
                 kind=kind,
                 container_path=container_path,
-                host_path=mount.host_path,
+                host_path=on_node.real_paths.get(mount.host_path, mount.host_path),
                 readonly=mount.readonly or kind in {Kind.PUBLISHED, Kind.HOSTS},
                 name=name,
             )

@@ -435,3 +435,28 @@ async def test_a_new_version_arrives_when_the_cluster_can_be_reached_again(
         bed.cluster.start_daemon("sshd")
     assert (await kubelet.wait_until_exited(container)).exit_code == 0
     await kubelet.wait_for_log(pod, "new\n")
+
+
+async def test_a_container_that_has_ended_gets_no_new_version(
+    bed: Testbed, kubelet: Kubelet, image: str, volumes_of: Callable[[PodOnNode], PodVolumes]
+) -> None:
+    await kubelet.pull(image)
+    pod = await kubelet.run_pod_sandbox("ended", handler="multicri")
+    volumes = volumes_of(pod)
+    mounts = [mount(volumes.publish("configmap", "c", {"file": "old"}), "/c", readonly=True)]
+
+    async def run(name: str, script: str) -> str:
+        container = await kubelet.create_container(
+            pod, image, name=name, command=["sh", "-c", script], env=account_of(bed, "alice"), mounts=mounts
+        )
+        await kubelet.start(container)
+        return container
+
+    ended = await run("ended", "true")
+    await kubelet.wait_until_exited(ended)
+    goes_on = await run("goes-on", "while [ $(cat /c/file) = old ]; do sleep 0.1; done")
+    volumes.publish("configmap", "c", {"file": "new"})
+    await kubelet.wait_until_exited(goes_on)  # they are refreshed in the order of their creation
+    home = bed.cluster.user("alice").home
+    copies = [home / "multi-cri" / pod.sandbox_id / container / "volumes/0/file" for container in (ended, goes_on)]
+    assert [copy.read_text() for copy in copies] == ["old", "new"]

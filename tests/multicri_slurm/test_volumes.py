@@ -117,6 +117,12 @@ def test_what_cannot_be_had_is_refused_with_a_reason(host_path: str, reason: str
         decided(host_path)
 
 
+def test_what_an_allowed_host_path_leads_to_is_read_and_not_the_link() -> None:
+    mounts = [Mount(container_path="/x", host_path="/srv/alias", readonly=True)]
+    [volume] = decide(mounts, pod(), on_node({"/srv/alias": "/srv/data/x"}), SETTINGS)
+    assert (volume.kind, volume.host_path) == (Kind.COPIED, "/srv/data/x")
+
+
 def test_every_mount_that_cannot_be_had_is_named_in_one_error() -> None:
     mounts = [Mount(container_path=f"/m{n}", host_path=path, readonly=False) for n, path in enumerate(["/", "/proc"])]
     with pytest.raises(InvalidArgument, match=r"'/m0': .*; mountPath '/m1': "):
