@@ -22,7 +22,7 @@ from multicri_slurm.environment import (
     home_of,
 )
 from multicri_slurm.mpi import Mpi, launcher, read_flags
-from multicri_slurm.precedence import settled
+from multicri_slurm.precedence import asks_for_gpus, settled
 from multicri_slurm.prerun import prerun_of
 from multicri_slurm.profiles import Profile
 from multicri_slurm.records import job_name_of
@@ -32,7 +32,6 @@ from multicri_slurm.script import ContainerScript, JobScript, comment_of, render
 from multicri_slurm.settings import Settings
 from multicri_slurm.variables import Variables, read_variables, split
 
-_GPU_OPTIONS = ("--gres=gpu", "--gpus")
 _GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK")
 """Slurm tells a job in these which GPUs are its own. Source: gres.html."""
 _KINDS: Mapping[str, Kind] = {"apptainer": "apptainer", "singularity": "singularity", "charliecloud": "charliecloud"}
@@ -139,13 +138,9 @@ def env_file_of(the_plan: Plan, runtime: Runtime) -> bytes:
     return charliecloud_env_file(the_plan.env)
 
 
-def _has_gpu(the_plan: Plan) -> bool:
-    return any(option.startswith(_GPU_OPTIONS) for option in the_plan.options)
-
-
 def _gpu_variables(the_plan: Plan) -> tuple[str, ...]:
     """Ranks have the environment of their task anyway, in which Slurm may tell each another GPU."""
-    if the_plan.mpi is not None or not _has_gpu(the_plan):
+    if the_plan.mpi is not None or not asks_for_gpus(the_plan.options):
         return ()
     return tuple(name for name in _GPU_VARIABLES if name not in the_plan.env)
 
@@ -179,7 +174,7 @@ def files_of(
             working_dir=spec.working_dir or results_path,
             home=home_of(the_plan.env) if runtime.kind != "charliecloud" else None,
             config=config,
-            gpu=_has_gpu(the_plan),
+            gpu=asks_for_gpus(the_plan.options),
             mpi=the_plan.mpi is not None,
             binds=binds,
         ),

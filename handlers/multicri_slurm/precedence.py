@@ -8,16 +8,17 @@ Source: sbatch(1): --mem, --mem-per-cpu and --mem-per-gpu exclude each other, so
 
 from collections.abc import Mapping, Sequence
 
+_GPUS = "gpus"
 _SUBJECTS = {
     "mem": "memory",
     "mem-per-cpu": "memory",
     "mem-per-gpu": "memory",
     "cpus-per-task": "cpus",
     "cpus-per-gpu": "cpus",
-    "gpus": "gpus",
-    "gpus-per-node": "gpus",
-    "gpus-per-socket": "gpus",
-    "gpus-per-task": "gpus",
+    "gpus": _GPUS,
+    "gpus-per-node": _GPUS,
+    "gpus-per-socket": _GPUS,
+    "gpus-per-task": _GPUS,
 }
 
 
@@ -43,9 +44,13 @@ def settled(*layers: Sequence[str]) -> tuple[str, ...]:
     return tuple(options)
 
 
+def asks_for_gpus(options: Sequence[str]) -> bool:
+    return any(_GPUS in _subjects(name, value) for name, value in values_of(options).items())
+
+
 def _subjects(name: str, value: str) -> set[str]:
     """JOB_GPU is a --gres, and so says how many GPUs; a --gres of anything else does not."""
     if name == "gres":
         kinds = (part.partition(":")[0].removeprefix("gres/") for part in value.split(","))
-        return {name, "gpus"} if "gpu" in kinds else {name}
+        return {name, _GPUS} if "gpu" in kinds else {name}
     return {_SUBJECTS.get(name, name)}

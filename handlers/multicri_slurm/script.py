@@ -115,9 +115,15 @@ def quoted(word: str) -> str:
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ESCAPED = re.compile(r"[\x00-\x1f\x7f\\']")
 
-_TERM = 'kill -TERM "$multicri_child"'
-_TERM_BY_SLURM = 'scancel --signal=TERM "$SLURM_JOB_ID"'
-"""To the tasks of a job, but not to its batch script; of its own TERM, srun kills them (seen with 24.11)."""
+_TERM = r"""  kill -TERM "$multicri_child"
+"""
+_TERM_BY_SLURM = r"""  if squeue -h -s -j "$SLURM_JOB_ID" -o %i | grep -q '[.][0-9]'; then
+    scancel --signal=TERM "$SLURM_JOB_ID" # to the tasks of its steps, but not to this script
+  else
+    kill -TERM "$multicri_child"
+  fi
+"""
+"""Of a TERM of its own, srun kills its tasks (seen with 24.11). While it has none yet, scancel says nothing."""
 
 _BEGIN = r"""
 multicri_finish() { # code reason
@@ -135,11 +141,13 @@ multicri_descendants() { # process
     multicri_descendants "$child"
   done
 }
+multicri_term() {
+@TERM@}
 multicri_signal() { # TERM or KILL
   multicri_signalled=$1
   [ -n "$multicri_child" ] || return
   case $1 in
-    TERM) @TERM@ ;;
+    TERM) multicri_term ;;
     KILL) kill -KILL -- "-$multicri_child" $(multicri_descendants "$multicri_child") ;;
   esac
 } 2> /dev/null

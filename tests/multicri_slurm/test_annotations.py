@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multicri_slurm.annotations import PREFIX, Annotations, read_annotations
 from multicri_slurm.job_options import ALLOWED, REFUSED
-from multicri_slurm.precedence import settled, values_of
+from multicri_slurm.precedence import asks_for_gpus, settled, values_of
 from multicri_slurm.resources import resource_options
 
 from multicri_proxy.api.adapter import Resources
@@ -124,6 +124,14 @@ def test_options_that_say_the_same_thing_in_two_ways_are_one_subject(first: str,
 
 def test_a_gres_that_is_no_gpu_does_not_settle_the_gpus() -> None:
     assert settled(["--gres=lustre:1"], ["--gpus=1"]) == ("--gres=lustre:1", "--gpus=1")
+
+
+@pytest.mark.parametrize(
+    ("option", "gpus"),
+    [("--gres=gpu", True), ("--gres=lustre,gpu:1", True), ("--gpus-per-task=1", True), ("--gres=gpuless:1", False)],
+)
+def test_a_job_with_gpus_is_known(option: str, gpus: bool) -> None:
+    assert asks_for_gpus(["--time=1", option]) is gpus
 
 
 _OPTIONS = st.lists(st.builds(lambda name: f"--{name}=1", st.sampled_from(sorted(ALLOWED))), max_size=6)

@@ -158,10 +158,10 @@ RANK = re.compile(r"rank (\d) of (\d) on (cn\d), sum (\d+)")
 SPREAD = {"JOB_NUM_NODES": "2", "JOB_NUM_TASKS_NODE": "2", "JOB_CUSTOM_CONFIG": "--time=5"}
 
 
-def mpi_spec(bench: Bench, *args: str, **more: str) -> ContainerSpec:
-    """A container of the MPI image. more: variables; those that begin with ``/`` are none."""
+def mpi_spec(bench: Bench, *args: str, user: str = "alice", **variables: str) -> ContainerSpec:
+    """A container of the MPI image."""
     image = f"multicri/docker-repository.{bench.bed.push_mpi_image()}"
-    return bench.spec((), args, image=image, cluster={"MPI_VERSION": "5.0.7", **SPREAD, **more})
+    return bench.spec((), args, user=user, image=image, cluster={"MPI_VERSION": "5.0.7", **SPREAD, **variables})
 
 
 def processes(bench: Bench) -> set[str]:
@@ -171,9 +171,11 @@ def processes(bench: Bench) -> set[str]:
     return {f"{host} {line}" for host in hosts for line in running[host].splitlines()}
 
 
+@pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("flags", ["", "--bind-to none"], ids=["srun", "mpirun"])
-async def test_an_mpi_job_has_its_ranks_on_two_nodes(bench: Bench, flags: str) -> None:
-    found = [RANK.fullmatch(line) for line in await output_of(bench, mpi_spec(bench, MPI_FLAGS=flags))]
+async def test_an_mpi_job_has_its_ranks_on_two_nodes(bench: Bench, flags: str, user: str) -> None:
+    lines = await output_of(bench, mpi_spec(bench, user=user, MPI_FLAGS=flags))
+    found = [RANK.fullmatch(line) for line in lines]
     ranks = [match.groups() for match in found if match]
     assert [(rank, size, total) for rank, size, _, total in ranks] == [(str(n), "4", "10") for n in range(4)]
     assert sorted(host for _, _, host, _ in ranks) == ["cn1", "cn1", "cn2", "cn2"]

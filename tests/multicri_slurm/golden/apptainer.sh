@@ -23,11 +23,14 @@ multicri_descendants() { # process
     multicri_descendants "$child"
   done
 }
+multicri_term() {
+  kill -TERM "$multicri_child"
+}
 multicri_signal() { # TERM or KILL
   multicri_signalled=$1
   [ -n "$multicri_child" ] || return
   case $1 in
-    TERM) kill -TERM "$multicri_child" ;;
+    TERM) multicri_term ;;
     KILL) kill -KILL -- "-$multicri_child" $(multicri_descendants "$multicri_child") ;;
   esac
 } 2> /dev/null

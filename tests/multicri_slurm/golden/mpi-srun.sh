@@ -26,11 +26,18 @@ multicri_descendants() { # process
     multicri_descendants "$child"
   done
 }
+multicri_term() {
+  if squeue -h -s -j "$SLURM_JOB_ID" -o %i | grep -q '[.][0-9]'; then
+    scancel --signal=TERM "$SLURM_JOB_ID" # to the tasks of its steps, but not to this script
+  else
+    kill -TERM "$multicri_child"
+  fi
+}
 multicri_signal() { # TERM or KILL
   multicri_signalled=$1
   [ -n "$multicri_child" ] || return
   case $1 in
-    TERM) scancel --signal=TERM "$SLURM_JOB_ID" ;;
+    TERM) multicri_term ;;
     KILL) kill -KILL -- "-$multicri_child" $(multicri_descendants "$multicri_child") ;;
   esac
 } 2> /dev/null
