@@ -134,7 +134,7 @@ def _ch_run(container: Container) -> Sequence[str]:
     if config.has_environment:
         words += ["--set-env"] if "--set-env0" in has else [f"--set-env={container.image}/ch/environment"]
     words += [f"--set-env0={ENV_FILE}" if "--set-env0" in has else f"--set-env={ENV_FILE}"]
-    if "--no-home" in has:
+    if "--no-home" in has and "--home" not in has:  # with the latter it is the default, and the former a warning
         words += ["--no-home"]
     if "--write-fake" in has:
         words += ["--write-fake"]

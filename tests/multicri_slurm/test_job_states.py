@@ -125,3 +125,19 @@ async def test_a_job_whose_node_is_declared_down_ends_with_that_reason(bench: Be
     finally:
         scontrol(bench, "update", "nodename=cn2", "state=resume")
         bench.bed.cluster.wait_ready()
+
+
+async def test_a_job_that_makes_way_for_another_ends_with_that_reason(bench: Bench) -> None:
+    async with bench.adapter() as slurm:
+        whole = {"JOB_CUSTOM_CONFIG": "--time=5 --mem=3900M\n--nodelist=cn1"}
+        spec = bench.spec(ENDLESS, cluster=whole)
+        job_id = await started(bench, slurm, spec)
+        urgent = bench.spec(["/bin/true"], cluster={**whole, "JOB_QUEUE": "urgent"})
+        await slurm.create_container(urgent)
+        await slurm.start_container(urgent.id)
+        assert (await bench.report(urgent.id, Phase.EXITED)).exit_code == 0
+        report = await bench.report(spec.id, Phase.EXITED)
+        assert report.reason == "Preempted"
+        assert f"job {job_id} PREEMPTED" in report.message
+        for one in (spec, urgent):
+            await slurm.remove_container(one.id)

@@ -117,6 +117,10 @@ NodeName=DEFAULT CPUs=4 Boards=1 SocketsPerBoard=1 CoresPerSocket=4 ThreadsPerCo
 NodeName=cn1 NodeAddr={cn1}
 NodeName=cn2 NodeAddr={cn2} Gres=gpu:a100:2
 PartitionName=batch Nodes=cn1,cn2 Default=YES MaxTime=1-00:00:00 DefaultTime=01:00:00 State=UP
+# its jobs end others, which are not requeued if they forbid it
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=urgent Nodes=cn1,cn2 PriorityTier=10 MaxTime=01:00:00 DefaultTime=00:10:00 State=UP
 PartitionName=gpu Nodes=cn2 MaxTime=04:00:00 DefaultTime=00:30:00 State=UP
 """
 WITH_ACCOUNTING = """\
