@@ -181,38 +181,65 @@ async def test_a_running_container_sees_a_new_version_also_after_the_proxy_was_k
     )
 
 
-async def test_results_are_found_in_the_volume_that_the_cluster_has_mounted_too(
-    bed: Testbed, kubelet: Kubelet, image: str, volumes_of: Callable[[PodOnNode], PodVolumes]
+@pytest.fixture
+def export(bed: Testbed) -> Iterator[Path]:
+    """A directory that each host of the cluster has mounted at ~/multi-cri/nfs-share of both users.
+
+    A bind mount stands in for NFS, which the test bed's kernel need not have.
+    """
+    for host in ("login", "cn1", "cn2"):
+        for user in ("alice", "bob"):
+            place = f"/home/{user}/multi-cri/nfs-share"
+            make = f"mkdir -p -m 1777 /home/export && setpriv --reuid {user} --clear-groups mkdir -p {place}"
+            bind = f"mount --bind /home/export {place}"
+            bed.cluster.run(host, ["sh", "-c", f"{make} && chmod 1777 /home/export && {bind}"], check=True)
+    yield bed.cluster.user("alice").home.parent / "export"
+    for host in ("login", "cn1", "cn2"):
+        for user in ("alice", "bob"):
+            bed.cluster.run(host, ["umount", f"/home/{user}/multi-cri/nfs-share"], check=True)
+    bed.cluster.run("login", ["rm", "-r", "/home/export"], check=True)
+
+
+@pytest.mark.parametrize("user", ["alice", "bob"])
+async def test_results_are_found_on_the_server_of_a_volume_that_the_cluster_has_mounted_too(
+    bed: Testbed,
+    kubelet: Kubelet,
+    image: str,
+    export: Path,
+    volumes_of: Callable[[PodOnNode], PodVolumes],
+    user: str,
 ) -> None:
-    home = bed.cluster.user("alice").home
-    export = home / "multi-cri/nfs-share"
     await kubelet.pull(image)
     annotations = {"slurm.multicri.io/volume-name.nfs-vol1": "nfs-share"}
     pod = await kubelet.run_pod_sandbox("results", handler="multicri", annotations=annotations)
-    volume = mount(volumes_of(pod).directory_of("nfs", "nfs-vol1"), "/multicri")
-
-    async def create() -> str:
-        return await kubelet.create_container(
-            pod,
-            image,
-            command=["sh", "-c", "pwd; echo 42 > answer"],
-            env=account_of(bed, "alice"),
-            mounts=[volume],
-        )
-
-    with pytest.raises(grpc.aio.AioRpcError, match=r"the cluster has no directory .*multi-cri/nfs-share"):
-        await create()
-    bed.cluster.run("login", ["mkdir", "-p", f"/home/alice/multi-cri/{export.name}"], user="alice", check=True)
-    container = await create()
+    container = await kubelet.create_container(
+        pod,
+        image,
+        command=["sh", "-c", "pwd; echo 42 > answer"],
+        env=account_of(bed, user),
+        mounts=[mount(volumes_of(pod).directory_of("nfs", "nfs-vol1"), "/multicri")],
+    )
     await kubelet.start(container)
     assert (await kubelet.wait_until_exited(container)).exit_code == 0
-    results = export / pod.sandbox_id / container
+    answer = export / pod.sandbox_id / container / "answer"
     await kubelet.wait_for_log(pod, "/multicri\n")
-    assert f"multi-cri/nfs-share/{pod.sandbox_id}/{container}" in "".join(read_log(pod, stream="stderr"))
-    assert (results / "answer").read_text() == "42\n"
+    [told] = read_log(pod, stream="stderr")
+    assert told.endswith(f"is kept in /home/{user}/multi-cri/nfs-share/{pod.sandbox_id}/{container}\n")
+    assert answer.read_text() == "42\n"
     await kubelet.remove_sandbox(pod.sandbox_id)
-    assert (results / "answer").read_text() == "42\n"
-    assert not (home / "multi-cri" / pod.sandbox_id).exists()
+    assert answer.read_text() == "42\n"
+    assert not (bed.cluster.user(user).home / "multi-cri" / pod.sandbox_id).exists()
+
+
+async def test_a_volume_for_results_that_the_cluster_has_not_mounted_is_refused(
+    bed: Testbed, kubelet: Kubelet, image: str, volumes_of: Callable[[PodOnNode], PodVolumes]
+) -> None:
+    await kubelet.pull(image)
+    pod = await kubelet.run_pod_sandbox("unmounted", handler="multicri")
+    volume = mount(volumes_of(pod).directory_of("nfs", "nowhere"), "/multicri")
+    with pytest.raises(grpc.aio.AioRpcError, match=r"no directory /home/alice/multi-cri/nowhere: mount there"):
+        await kubelet.create_container(pod, image, command=["true"], env=account_of(bed, "alice"), mounts=[volume])
+    assert kept_by(bed, "alice", pod) == []
 
 
 @pytest.mark.parametrize("user", ["alice", "bob"])
