@@ -61,7 +61,10 @@ def plan(spec: ContainerSpec, profile: Profile) -> Plan:
     check_sizes((*spec.command, *spec.args), env)
     if spec.working_dir and (not spec.working_dir.startswith("/") or "\0" in spec.working_dir):
         raise InvalidArgument(f"working_dir {spec.working_dir!r}: must be an absolute path")
-    command, args = _for_a_shell(spec) if variables.JOB_SHELL else (spec.command, spec.args)
+    if variables.JOB_SHELL and not (spec.command or spec.args):
+        raise InvalidArgument("JOB_SHELL='true': must go with a command or args, which are then a line for /bin/sh")
+    shell = settings.job_shell if variables.JOB_SHELL is None else variables.JOB_SHELL
+    command, args = _for_a_shell(spec) if shell and (spec.command or spec.args) else (spec.command, spec.args)
     mpi = _mpi(variables, annotations)
     custom = custom_options(variables.JOB_CUSTOM_CONFIG or "", settings.job_options_allowed)
     chosen = settled(custom, variables.job_options(), annotations.options(), mpi.job_options() if mpi else ())
@@ -82,8 +85,6 @@ def plan(spec: ContainerSpec, profile: Profile) -> Plan:
 def _for_a_shell(spec: ContainerSpec) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """multi-cri had a shell read command and args as one line: here it is the container's own."""
     line = " ".join((*spec.command, *spec.args))
-    if not line.strip():
-        raise InvalidArgument("JOB_SHELL='true': must go with a command or args, which are then a line for /bin/sh")
     check_sizes((line,), {})
     return ("/bin/sh", "-c"), (line,)
 

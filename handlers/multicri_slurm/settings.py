@@ -109,6 +109,7 @@ class Settings(Person):
     max_jobs: how many containers of this node may be created and not yet ended at a time.
     job_options_allowed: sbatch options, without dashes, that pods may use beyond those that are always allowed.
     job_options_default: sbatch options of every job, as in JOB_CUSTOM_CONFIG; a pod's own come after them and win.
+    job_shell: whether command and args are a line for a shell where a pod does not say JOB_SHELL, as with multi-cri.
     kubelet_directory: the kubelet's ``--root-dir``.
     host_paths_allowed: directories of the node of which pods may have copies in the cluster, with a read-only hostPath.
     volume_names: by a volume's name, the directory below mount_path where the cluster has mounted it, if it is another.
@@ -140,6 +141,7 @@ class Settings(Person):
     image_builder: Literal["auto", "apptainer", "singularity", "charliecloud"] = "auto"
     job_options_allowed: tuple[str, ...] = ()
     job_options_default: str = ""
+    job_shell: bool = False
     kubelet_directory: str = "/var/lib/kubelet"
     host_paths_allowed: tuple[str, ...] = ()
     volume_names: Mapping[str, str] = {}

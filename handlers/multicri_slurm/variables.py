@@ -95,7 +95,7 @@ class Variables(BaseModel):
     JOB_NUM_CORES: _Count | None = None
     JOB_NUM_TASKS_NODE: _Count | None = None
     JOB_CUSTOM_CONFIG: Annotated[str, AfterValidator(_text)] | None = None
-    JOB_SHELL: Annotated[bool, BeforeValidator(_truth)] = False
+    JOB_SHELL: Annotated[bool, BeforeValidator(_truth)] | None = None
     MPI_VERSION: Annotated[str, matching(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", "a version like 5.0.1")] | None = None
     MPI_FLAGS: Annotated[str, AfterValidator(_text)] | None = None
 

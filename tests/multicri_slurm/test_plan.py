@@ -1,0 +1,97 @@
+"""What becomes of a pod's words, whoever has a say in them."""
+
+import pytest
+from multicri_slurm.annotations import PREFIX
+from multicri_slurm.plan import Plan, plan
+from multicri_slurm.profiles import read_profiles
+
+from multicri_proxy.api.adapter import ContainerSpec, Pod, Resources
+from multicri_proxy.api.errors import InvalidArgument
+from multicri_proxy.api.ids import ContainerId, ImageId, PodSandboxId
+from multicri_proxy.api.image import Image
+
+ACCOUNT = {"CLUSTER_HOST": "h", "CLUSTER_USERNAME": "u", "CLUSTER_PASSWORD": "p"}
+LINE = ("sleep", "60", "&&", "ls", "/")
+
+
+def planned(
+    command: tuple[str, ...] = LINE,
+    args: tuple[str, ...] = (),
+    settings: dict[str, object] | None = None,
+    annotations: dict[str, str] | None = None,
+    resources: Resources | None = None,
+    **env: str,
+) -> Plan:
+    pod = Pod(
+        sandbox_id=PodSandboxId("s"),
+        name="pod",
+        namespace="default",
+        uid="u",
+        attempt=0,
+        labels={},
+        annotations={PREFIX + name: value for name, value in (annotations or {}).items()},
+    )
+    spec = ContainerSpec(
+        id=ContainerId("c" * 64),
+        pod=pod,
+        name="main",
+        attempt=0,
+        image=Image(id=ImageId("i"), source="docker://x", names=()),
+        command=command,
+        args=args,
+        env=tuple((name, value.encode()) for name, value in (ACCOUNT | env).items()),
+        working_dir="",
+        mounts=(),
+        resources=resources or Resources(),
+    )
+    return plan(spec, read_profiles(settings or {}, ()).of_pod(pod))
+
+
+def test_words_are_words_unless_a_shell_is_asked_for() -> None:
+    assert planned().command == LINE
+    joined = planned(LINE[:2], LINE[2:], JOB_SHELL="true")
+    assert (joined.command, joined.args) == (("/bin/sh", "-c"), ("sleep 60 && ls /",))
+
+
+def test_a_profile_may_ask_for_a_shell_and_a_pod_may_refuse_it() -> None:
+    profile: dict[str, object] = {"job_shell": True}
+    assert planned(settings=profile).args == ("sleep 60 && ls /",)
+    assert planned(settings=profile, JOB_SHELL="false").command == LINE
+    assert planned((), settings=profile).command == ()
+
+
+def test_a_shell_without_a_line_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="JOB_SHELL='true': must go with a command or args"):
+        planned((), JOB_SHELL="true")
+
+
+def test_variables_are_heard_first_then_annotations_then_resources_then_the_profile() -> None:
+    made = planned(
+        settings={"job_options_default": "--time=1 --qos=low --mem=1G --partition=d --nice=5"},
+        annotations={"time": "2", "partition": "a", "account": "a"},
+        resources=Resources(cpu_millicores=2000, memory_bytes=2 << 30),
+        JOB_QUEUE="v",
+        JOB_CUSTOM_CONFIG="--account=c",
+    )
+    assert sorted(made.options) == [
+        "--account=c",
+        "--cpus-per-task=2",
+        "--mem=2048M",
+        "--nice=5",
+        "--partition=v",
+        "--qos=low",
+        "--time=2",
+    ]
+
+
+def test_resources_are_left_alone_where_the_profile_makes_jobs_of_several_nodes() -> None:
+    made = planned(settings={"job_options_default": "--nodes=2"}, resources=Resources(memory_bytes=1 << 30))
+    assert made.options == ("--nodes=2",)
+
+
+def test_an_annotation_alone_makes_an_mpi_job() -> None:
+    assert planned().mpi is None
+    made = planned(annotations={"mpi": "mpirun"}, MPI_FLAGS="-np 3")
+    assert made.mpi is not None
+    assert made.mpi.starter == "mpirun"
+    assert made.options == ("--ntasks=3",)
