@@ -38,6 +38,7 @@ from multicri_proxy.runtime.service import Runtime as AdapterRuntime
 from multicri_proxy.secrets import SealedSecrets
 from multicri_proxy.server import Access, Server
 from multicri_proxy.settings import Settings
+from multicri_proxy.streaming.server import StreamingServer, Tls
 from multicri_proxy.tested import refuse_untested
 
 log = Log("app")
@@ -107,6 +108,7 @@ async def running(settings: Settings) -> AsyncIterator[Reloadable]:
                 ledger=ledger,
                 handlers=settings.handler,
                 pod_ip=settings.pod_ip or _node_ip(),
+                streaming=_streaming(settings),
                 directory=settings.resources_cache_path,
             )
         )
@@ -188,6 +190,16 @@ def _access(settings: Settings) -> Access:
         except KeyError as error:
             raise InvalidArgument(f"socket_owner: {settings.socket_owner!r}: no such user or group") from error
     return replace(like, mode=int(settings.socket_mode, 8)) if settings.socket_mode else like
+
+
+def _streaming(settings: Settings) -> StreamingServer:
+    tls = None
+    if settings.stream_tls:
+        certificate, key = (
+            Path(name) if name else None for name in (settings.stream_tls_cert, settings.stream_tls_key)
+        )
+        tls = Tls(certificate=certificate, key=key)
+    return StreamingServer(address=settings.stream_addr, port=settings.stream_port, tls=tls)
 
 
 def _node_ip() -> str:

@@ -112,7 +112,7 @@ class _LocalStream:
 
 def _failure(owner: str, path: str, error: Exception) -> CallFailed:
     if isinstance(error, TimeoutError):
-        details = f"{path} took longer than its caller waits"
+        details = str(error) or f"{path} took longer than its caller waits"
         return CallFailed(grpc.StatusCode.DEADLINE_EXCEEDED, details, owner=owner)
     code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), None)
     if code is None:

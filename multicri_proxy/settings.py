@@ -20,8 +20,6 @@ _ADAPTER_ENVIRONMENT = re.compile(r"CRI_([A-Z]+)_([A-Z_]+)")
 """``CRI_SLURM_MOUNT_PATH`` is ``mount_path`` in the section ``slurm``."""
 
 _NOT_YET = {
-    "stream_addr": "exec, attach and port-forward of multicri pods",
-    "stream_port": "exec, attach and port-forward of multicri pods",
     "enable_pod_network": "a network namespace for each multicri pod",
     "network_bin_dir": "a network namespace for each multicri pod",
     "network_conf_dir": "a network namespace for each multicri pod",
@@ -92,6 +90,13 @@ def _local_address(value: str) -> str:
     raise ValueError(f"{value!r} is neither a loopback address with a port, as 127.0.0.1:9464, nor an absolute path")
 
 
+def _ip_address(value: str) -> str:
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        raise ValueError(f"{value!r} is no IP address; write 127.0.0.1") from None
+
+
 Directory = Annotated[Path, AfterValidator(_absolute)]
 SocketPath = Annotated[Path, BeforeValidator(_bare_path), AfterValidator(_absolute)]
 Handler = Annotated[str, Field(min_length=1), _matching("[a-z0-9]([-a-z0-9.]*[a-z0-9])?", "RuntimeClass handler")]
@@ -100,6 +105,7 @@ KeyFile = Annotated[str, AfterValidator(_absolute_or_empty)]
 SocketMode = Annotated[str, _matching("0?[0-7]{3}", "octal mode; write 0660")]
 SocketOwner = Annotated[str, _matching("[^:]+:[^:]+", "user:group; write root:root")]
 LocalAddress = Annotated[str, AfterValidator(_local_address)]
+IpAddress = Annotated[str, AfterValidator(_ip_address)]
 Url = Annotated[str, _matching("https?://.+", "http URL")]
 
 
@@ -191,8 +197,18 @@ class Settings(BaseModel):
     enable_pod_network: bool = Field(default=False, description="not built yet")
     network_bin_dir: str = Field(default="", description="not built yet")
     network_conf_dir: str = Field(default="", description="not built yet")
-    stream_addr: str = Field(default="", description="not built yet")
-    stream_port: str = Field(default="", description="not built yet")
+    stream_addr: IpAddress = Field(
+        default="127.0.0.1",
+        description="IP where exec, attach and port-forward of multicri pods are served, for the kubelet of this node",
+    )
+    stream_port: int = Field(
+        default=10010, ge=0, le=65535, description="TCP port for that, opened when it is first needed; 0: any free one"
+    )
+    stream_tls: bool = Field(default=False, description="serve that by TLS")
+    stream_tls_cert: str = Field(
+        default="", description="PEM file of the certificate for that; empty: one is made at each start"
+    )
+    stream_tls_key: str = Field(default="", description="PEM file of its key")
     adapters: dict[str, dict[str, Any]] = Field(
         default={}, description="file only: each adapter's own section, by its name"
     )
@@ -202,6 +218,10 @@ class Settings(BaseModel):
         for name, what in _NOT_YET.items():
             if getattr(self, name):
                 raise ValueError(f"{name}: {what} is not built yet; remove this setting")
+        if bool(self.stream_tls_cert) != bool(self.stream_tls_key):
+            raise ValueError("stream_tls_cert: wants stream_tls_key, and the other way round")
+        if self.stream_tls_cert and not self.stream_tls:
+            raise ValueError("stream_tls_cert: is not used unless stream_tls is true")
         if self.sandbox_image:
             raise ValueError("sandbox_image: multicri pods have no pause container; set it in containerd instead")
         if not self.enable_pod_persistence:

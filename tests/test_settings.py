@@ -77,7 +77,10 @@ def test_a_socket_path_may_have_the_kubelets_scheme() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"stream_port": "10010"}, r"stream_port \(from --stream-port\): .* is not built yet; remove"),
+        ({"stream_addr": "localhost"}, r"stream_addr \(from --stream-addr\): 'localhost' is no IP address; write 127"),
+        ({"stream_port": "65536"}, "stream_port .* less than or equal to 65535"),
+        ({"stream_tls_cert": "/a.pem"}, "stream_tls_cert .* wants stream_tls_key"),
+        ({"stream_tls_cert": "/a.pem", "stream_tls_key": "/b.pem"}, "stream_tls_cert .* not used unless stream_tls"),
         ({"enable_pod_network": "true"}, "enable_pod_network .* is not built yet"),
         ({"sandbox_image": "pause:3.9"}, "sandbox_image .* no pause container"),
         ({"enable_pod_persistence": "false"}, "enable_pod_persistence .* submitted twice"),

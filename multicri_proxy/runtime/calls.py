@@ -13,6 +13,7 @@ from multicri_proxy.runtime.follow import ContainerLog
 from multicri_proxy.runtime.lifecycle import Lifecycle
 from multicri_proxy.runtime.pods import Pods
 from multicri_proxy.runtime.records import Container, Sandbox
+from multicri_proxy.streaming.server import StreamingServer
 
 
 class NameLocks:
@@ -33,7 +34,7 @@ class Parts:
     """What the calls are made of.
 
     directory: where the records are. handlers: the RuntimeClass handlers that stand for the adapter.
-    log_of: makes a new container's log.
+    log_of: makes a new container's log. streaming: where clients of exec, attach and port-forward come.
     """
 
     adapter: Adapter
@@ -46,6 +47,7 @@ class Parts:
     pod_ip: str
     now_ns: Callable[[], int]
     log_of: Callable[[Container, Sandbox], ContainerLog | None]
+    streaming: StreamingServer
     names: NameLocks = field(default_factory=NameLocks)
 
 

@@ -28,7 +28,7 @@ _LONGEST_GRACE_PERIOD_S = 2**31 - 1
 
 
 class ContainerCalls(Calls):
-    """CreateContainer to ReopenContainerLog, and those that no adapter has yet."""
+    """CreateContainer to ReopenContainerLog."""
 
     async def create_container(self, request: cri.CreateContainerRequest) -> cri.CreateContainerResponse:
         """Asked again for the same while it is CREATED, answer its id: a kubelet may have lost the first answer."""
@@ -111,20 +111,11 @@ class ContainerCalls(Calls):
             )
         return cri.UpdateContainerResourcesResponse()
 
-    async def exec_sync(self, request: cri.ExecSyncRequest) -> cri.ExecSyncResponse:
-        raise _not_yet("ExecSync (exec probes, lifecycle hooks)", self._parts.pods.container(request.container_id))
-
-    async def exec(self, request: cri.ExecRequest) -> cri.ExecResponse:
-        raise _not_yet("Exec (kubectl exec)", self._parts.pods.container(request.container_id))
-
-    async def attach(self, request: cri.AttachRequest) -> cri.AttachResponse:
-        raise _not_yet("Attach (kubectl attach)", self._parts.pods.container(request.container_id))
-
-    async def port_forward(self, request: cri.PortForwardRequest) -> cri.PortForwardResponse:
-        raise _not_yet("PortForward (kubectl port-forward)", self._parts.pods.sandbox(request.pod_sandbox_id))
-
     async def checkpoint_container(self, request: cri.CheckpointContainerRequest) -> cri.CheckpointContainerResponse:
-        raise _not_yet("CheckpointContainer", self._parts.pods.container(request.container_id))
+        container_id = self._parts.pods.container(request.container_id).record.id
+        raise Unimplemented(
+            f"CheckpointContainer is not there for pods that multicri-proxy runs itself: {container_id}"
+        )
 
     def _containers(self, wanted: cri.ContainerFilter) -> list[cri.Container]:
         return [messages.container(record) for record in select_containers(self._parts.pods.containers(), wanted)]
@@ -168,7 +159,3 @@ class ContainerCalls(Calls):
             return {**facts, **await self._parts.adapter.details(entry.record.id)}
         except MulticriError as error:
             return {**facts, "detailsError": str(error)}
-
-
-def _not_yet(what: str, entry: ContainerEntry | SandboxEntry) -> Unimplemented:
-    return Unimplemented(f"{what} is not there yet for pods that multicri-proxy runs itself, like {entry.record.id}")

@@ -30,14 +30,17 @@ from multicri_proxy.runtime.records import Container, ContainerState, LogPositio
 from multicri_proxy.runtime.retries import Pause
 from multicri_proxy.runtime.sandboxes import SandboxCalls
 from multicri_proxy.runtime.stats import StatsCalls
+from multicri_proxy.runtime.streams import StreamCalls
+from multicri_proxy.streaming.server import StreamingServer
 
 log = Log("runtime")
 
 _LOG_THREADS = 4
 
 
-class Runtime(SandboxCalls, ContainerCalls, StatsCalls, ImageCalls, NodeCalls):
-    """Serves CRI while it is entered. Opens and closes the adapter; the ledger and the images are the caller's.
+class Runtime(SandboxCalls, ContainerCalls, StreamCalls, StatsCalls, ImageCalls, NodeCalls):
+    """Serves CRI while it is entered. Opens and closes the adapter and the streaming server;
+    the ledger and the images are the caller's.
 
     directory: where the ledger is. handlers: the RuntimeClass handlers that stand for the adapter.
     pod_ip: what every pod of the adapter is told to have; the kubelet wants one.
@@ -53,6 +56,7 @@ class Runtime(SandboxCalls, ContainerCalls, StatsCalls, ImageCalls, NodeCalls):
         directory: Path,
         handlers: tuple[str, ...],
         pod_ip: str,
+        streaming: StreamingServer,
         drain_timeout_s: float = 10.0,
         now_ns: Callable[[], int] = time.time_ns,
         pause: Pause = asyncio.sleep,
@@ -89,6 +93,7 @@ class Runtime(SandboxCalls, ContainerCalls, StatsCalls, ImageCalls, NodeCalls):
                 pod_ip=pod_ip,
                 now_ns=now_ns,
                 log_of=self._log_of,
+                streaming=streaming,
             )
         )
 
@@ -104,6 +109,7 @@ class Runtime(SandboxCalls, ContainerCalls, StatsCalls, ImageCalls, NodeCalls):
             stack.push_async_callback(self._close_logs)
             await stack.enter_async_context(self._tasks)
             stack.callback(self._events.close)
+            await stack.enter_async_context(self._parts.streaming)
             self._tasks.start("save log positions", self._positions.run)
             self._lifecycle.begin()
             self._stack = stack.pop_all()

@@ -61,6 +61,7 @@ class Reset(IntEnum):
     CANCEL = 5
     INTERNAL_ERROR = 6
     FLOW_CONTROL_ERROR = 7
+    STREAM_ALREADY_CLOSED = 9
 
 
 class Leaving(IntEnum):

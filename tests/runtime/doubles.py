@@ -2,20 +2,21 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from multicri_proxy.api.adapter import ContainerSpec, OutputStream, Phase, Report, Usage
+from multicri_proxy.api.adapter import Adapter, ContainerSpec, OutputStream, Phase, Report, Usage
 from multicri_proxy.api.errors import NotFound
 from multicri_proxy.api.ids import ContainerId, ImageId, ImageRef
 from multicri_proxy.api.image import Image
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.ledger import Ledger
 from multicri_proxy.runtime.service import Runtime
+from multicri_proxy.streaming.server import Limits, StreamingServer, Tls
 
 IMAGE = "multicri/docker-repository.perl:5"
 CHUNK_BYTES = 7
@@ -200,6 +201,9 @@ class Node:
         self.now_ns = 1_000_000_000
         self.pauses: list[float] = []
         self.drain_timeout_s = 60.0
+        self.make_adapter: Callable[[Cluster], Adapter] = MemoryAdapter
+        self.limits = Limits()
+        self.tls: Tls | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Runtime]:
@@ -207,12 +211,13 @@ class Node:
         async with (
             Ledger.open(self.directory / "state" / "ledger.sqlite") as ledger,
             Runtime(
-                adapter=MemoryAdapter(self.cluster),
+                adapter=self.make_adapter(self.cluster),
                 images=self.images,
                 ledger=ledger,
                 directory=self.directory / "state",
                 handlers=("multicri",),
                 pod_ip="192.0.2.7",
+                streaming=StreamingServer(port=0, tls=self.tls, limits=self.limits),
                 drain_timeout_s=self.drain_timeout_s,
                 now_ns=self._tick,
                 pause=self._pause,

@@ -367,11 +367,3 @@ async def test_pinning_to_cpus_is_accepted_and_a_resize_is_not(client: Client) -
     request.linux.memory_limit_in_bytes = 1 << 30
     with pytest.raises(Unimplemented, match="keeps the resources with which it was started"):
         await client.runtime.update_container_resources(request)
-
-
-async def test_what_is_not_built_says_what_it_is(client: Client) -> None:
-    container_id = await client.started(await client.sandbox())
-    with pytest.raises(Unimplemented, match="kubectl exec"):
-        await client.runtime.exec(cri.ExecRequest(container_id=container_id))
-    with pytest.raises(Unimplemented, match="exec probes"):
-        await client.runtime.exec_sync(cri.ExecSyncRequest(container_id=container_id))

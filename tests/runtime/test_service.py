@@ -31,6 +31,7 @@ async def test_a_pod_without_an_ip_is_refused_from_the_start(client: Client, nod
             directory=node.directory,
             handlers=("multicri",),
             pod_ip="",
+            streaming=None,  # type: ignore[arg-type]
         )
 
 

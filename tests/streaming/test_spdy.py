@@ -120,7 +120,8 @@ def test_a_stream_whose_headers_zlib_alone_compressed_is_read() -> None:
 def test_frames_come_out_as_they_went_in_however_the_bytes_are_cut(frames: list[Frame], sizes: list[int]) -> None:
     encoder, decoder = Encoder(), Decoder()
     wire = b"".join(encoder.encode(frame) for frame in frames)
-    decoded, position, turn = [], 0, 0
+    decoded: list[Frame] = []
+    position, turn = 0, 0
     while position < len(wire):
         size = sizes[turn % len(sizes)]
         decoded += decoder.decode(wire[position : position + size])
