@@ -26,6 +26,8 @@ _BEFORE_PMIX = re.compile(r"[01](\.[0-9].*)?")
 _RANKS = frozenset({"n", "np"})
 _COUNT = r"[1-9][0-9]{0,6}"
 _LAYOUT = r"[A-Za-z0-9:,=-]+"
+_NETWORK = r"[A-Za-z0-9_.:^-]+(/[0-9]{1,3})?"  # a path could be written to
+_PARAMETER = rf"{_NETWORK}(,{_NETWORK})*"
 _FLAGS: Mapping[str, tuple[str, ...]] = {
     "n": (_COUNT,),
     "np": (_COUNT,),
@@ -34,7 +36,7 @@ _FLAGS: Mapping[str, tuple[str, ...]] = {
     "map-by": (_LAYOUT,),
     "rank-by": (_LAYOUT,),
     "bind-to": (_LAYOUT,),
-    "mca": (r"(btl|coll|io|mtl|osc|pml|smsc)(_[a-z0-9_]+)?", r"[A-Za-z0-9_.,:/^-]+"),
+    "mca": (r"(btl|coll|io|mtl|osc|pml|smsc)(_[a-z0-9_]+)?", _PARAMETER),
     "x": (r"[A-Za-z_][A-Za-z0-9_]*",),
     "oversubscribe": (),
     "use-hwthread-cpus": (),

@@ -58,7 +58,7 @@ def test_the_number_of_ranks_is_asked_of_slurm_too() -> None:
 
 
 def test_flags_are_read_as_words() -> None:
-    text = "-np 2 --mca btl 'tcp,self' --map-by ppr:2:node -x PATH --oversubscribe"
+    text = "-np 2 --mca btl '^tcp,self' --mca btl_tcp_if_include 10.0.0.0/8,192.168.0.0/16 --map-by ppr:2:node -x PATH"
     assert read_flags(text) == tuple(text.replace("'", "").split())
 
 
@@ -72,6 +72,7 @@ def test_flags_are_read_as_words() -> None:
         ("-np 2 sh", "'sh' is not among"),
         ("--mca plm_rsh_agent /x", "--mca: 'plm_rsh_agent' is not a value"),
         ("--mca mca_base_component_path /x", "--mca: 'mca_base_component_path' is not a value"),
+        ("--mca pml_monitoring_filename /home/x", "--mca: '/home/x' is not a value"),
         ("-x LD_PRELOAD=/x", "-x: 'LD_PRELOAD=/x' is not a value"),
         ("--prefix /x", "'--prefix' is not among"),
         ("---np 2", "'---np' is not among"),
