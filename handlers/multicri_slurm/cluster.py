@@ -38,6 +38,7 @@ from multicri_slurm.states import is_over
 
 SLURM_PROGRAMS = ("sbatch", "squeue", "scancel", "scontrol", "flock")
 LOCK_WAIT_S = 20
+LINES_AT_A_TIME = 500
 MOST_JOBS_TO_SACCT, MOST_JOBS_TO_SCONTROL = 500, 50
 MOST_SITES = 20
 Signal = Literal["TERM", "USR1", "CANCEL"]
@@ -279,7 +280,12 @@ class Cluster:
         found = await self._script(remote_scripts.QUEUE, need_done=False)
         if "done" not in found:
             raise Unavailable(f"{self.login.account}: squeue: {' '.join(found.get('stderr', ('no answer',)))}")
-        return squeue_jobs(found.get("squeue", ()))
+        lines = found.get("squeue", ())
+        jobs: dict[JobId, JobLine] = {}
+        for begin in range(0, len(lines), LINES_AT_A_TIME):
+            jobs |= squeue_jobs(lines[begin : begin + LINES_AT_A_TIME])
+            await asyncio.sleep(0)  # thousands of lines would keep others waiting for milliseconds
+        return jobs
 
     async def history(self, job_ids: Sequence[JobId]) -> History:
         """What sacct and scontrol know of jobs that squeue does not list. A silent one says nothing.

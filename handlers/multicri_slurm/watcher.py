@@ -129,9 +129,9 @@ class Watcher:
 
     async def _look(self) -> None:
         watched = dict(self._watched)
-        by_login = {entry.cluster.login.digest(): entry.cluster for entry in watched.values()}
+        clusters = list(dict.fromkeys(entry.cluster for entry in watched.values()))  # one for each login
         began = self._clock()
-        queue, cluster = await self._queue(list(by_login.values()))
+        queue, cluster = await self._queue(clusters)
         absent = [entry for entry in watched.values() if entry.job_id not in queue]
         absent.sort(key=lambda entry: -entry.times_unknown)  # those that are nearly through go first
         history = await cluster.history([entry.job_id for entry in absent]) if absent else None

@@ -20,6 +20,7 @@ from multicri_slurm.states import JobState
 from multicri_slurm.watcher import Watcher
 
 WORTH_TELLING_S = 2.0
+LONGEST_SENTENCE = 400
 
 _FIRST_WORD = re.compile(r"[A-Za-z]+")
 _log = Log("slurm")
@@ -82,7 +83,7 @@ class Watching:
                 phase=Phase.RUNNING,
                 started_at_ns=started_ns,
                 reason=state.reason,
-                message=_sentence(line) if state.reason else f"job {line.job_id} runs on {line.nodes}",
+                message=_sentence(line) if state.reason else _short(f"job {line.job_id} runs on {line.nodes}"),
             )
         )
 
@@ -172,4 +173,9 @@ class Watching:
 
 
 def _sentence(line: JobLine) -> str:
-    return f"job {line.job_id} is {line.state}{': ' if line.reason else ''}{line.reason}"
+    """A reason may name thousands of nodes."""
+    return _short(f"job {line.job_id} is {line.state}{': ' if line.reason else ''}{line.reason}")
+
+
+def _short(sentence: str) -> str:
+    return sentence if len(sentence) <= LONGEST_SENTENCE else f"{sentence[:LONGEST_SENTENCE]} ..."
