@@ -140,6 +140,13 @@ def test_a_directory_that_cannot_be_written_to_is_told(profiles: Profiles) -> No
     assert "/etc/images: mkdir: cannot create directory" in lines.get("directories", ""), printed
 
 
+def test_a_volume_that_the_cluster_has_not_mounted_is_told(profiles: Profiles) -> None:
+    profiles.hpc["volume_names"] = {"nfs-vol1": "results"}
+    status, lines, printed = profiles.check()
+    assert status == 1
+    assert "there is no directory multi-cri/results in the account's home" in lines["volumes"], printed
+
+
 def test_a_pods_own_variables_can_be_tried_and_a_namespace(bed: Testbed, profiles: Profiles) -> None:
     own = {"CLUSTER_HOST": bed.cluster.host, "CLUSTER_USERNAME": "bob", "CLUSTER_PASSWORD": "bobpw"}
     status, _, printed = profiles.check("hpc", **own)

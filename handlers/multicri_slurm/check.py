@@ -90,12 +90,14 @@ class _Trial:
         yield self._good("host key", "known" if not way else "known, also on the way")
         yield self._good("SSH", f"{way}{self.login.account}, in {time.monotonic() - begun:.1f} s")
         try:
-            async with self.connection.files() as sftp:
-                await sftp.stat(".")
+            unmounted = await self._unmounted()
         except (MulticriError, sshlib.asyncssh.SFTPError) as error:
             yield self._bad("SFTP", str(error), "have sshd serve its subsystem sftp")
-        else:
-            yield self._good("SFTP", "served")
+            return
+        yield self._good("SFTP", "served")
+        for place in unmounted:
+            mend = f"mount there what the volume holds, or change {self.profile.section}.volume_names"
+            yield self._bad("volumes", f"there is no directory {place} in the account's home", mend)
         settings = self.profile.settings
         images = settings.image_remote_mount or f"{settings.mount_path}/images"
         programs = sorted(programs_of(wanted_builders(self.request.image_builders, settings)))
@@ -125,6 +127,13 @@ class _Trial:
             *self._extras(found),
         ):
             yield finding
+
+    async def _unmounted(self) -> list[str]:
+        """Directories that volumes are named for, and that are not there."""
+        settings = self.profile.settings
+        async with self.connection.files() as sftp:
+            places = [f"{settings.mount_path}/{name}" for name in settings.volume_names.values()]
+            return [place for place in places if not await sftp.isdir(place)]
 
     # -- what the survey says ------------------------------------------------------------------------------------
 

@@ -93,7 +93,7 @@ def report_of(container_id: ContainerId, job: str, ending: Ending) -> Report:
         reason = own or told or ("Completed" if code == 0 else "Error")
         message = f"{job} {with_canceller(ending.state_text)}" if told else ""
         if own == PRERUN_FAILED:
-            message = f"CLUSTER_CONFIG ended with code {code} in {job}; the container was not started"
+            message = f"the prerun text ended with code {code} in {job}; the container was not started"
         if own == REQUEUED:
             message = f"{job} was requeued, which ended the container; it does not run twice"
     elif state is not None:

@@ -89,7 +89,7 @@ class HostKeys:
     def unknown(self, host: str, port: int) -> PermissionDenied:
         path = self._settings.known_hosts
         return PermissionDenied(
-            f"CLUSTER_HOST={host}: there is no host key for it in {path}: an admin adds one "
+            f"{self._named(host)}: there is no host key for it in {path}: an admin adds one "
             f"(ssh-keyscan -p {port} {host} >> {path}, after checking it)"
         )
 
@@ -100,9 +100,15 @@ class HostKeys:
         else:
             place = settings.known_hosts + (f" or {settings.learnt_hosts}" if self.learns else "")
         return PermissionDenied(
-            f"CLUSTER_HOST={host}: its host key is not the one in {place}; "
+            f"{self._named(host)}: its host key is not the one in {place}; "
             f"if it was changed on purpose, put the new one there (ssh-keyscan -p {port} {host})"
         )
+
+    def _named(self, host: str) -> str:
+        """Who has said that we go there."""
+        if any(jump.host == host for jump in self._settings.proxy_jump):
+            return f"{self._profile.section}.proxy_jump: {host}"
+        return f"{self._profile.section}.host={host}" if host == self._settings.host else f"CLUSTER_HOST={host}"
 
     async def _in_file(self, setting: str, path: str, host: str, port: int) -> Trusted | None:
         """What a file has of a host. One that is not there yet has nothing, if it is ours to write."""

@@ -108,7 +108,8 @@ def launcher(mpi: Mpi, offered: Collection[str], options: Sequence[str]) -> tupl
         return (MPIRUN, *mpi.flags)
     if starter not in offered:
         raise FailedPrecondition(
-            f"annotation {PREFIX}mpi={starter}: the cluster's srun offers {', '.join(sorted(offered)) or 'none'}; "
+            f"annotation {PREFIX}mpi={starter}, or the setting mpi: "
+            f"the cluster's srun offers {', '.join(sorted(offered)) or 'none'}; "
             f"{MPIRUN} is the other way"
         )
     words = [SRUN, f"--mpi={starter}", "--kill-on-bad-exit=1"]

@@ -65,7 +65,7 @@ def plan(spec: ContainerSpec, profile: Profile) -> Plan:
         raise InvalidArgument("JOB_SHELL='true': must go with a command or args, which are then a line for /bin/sh")
     shell = settings.job_shell if variables.JOB_SHELL is None else variables.JOB_SHELL
     command, args = _for_a_shell(spec) if shell and (spec.command or spec.args) else (spec.command, spec.args)
-    mpi = _mpi(variables, annotations)
+    mpi = _mpi(variables, annotations, settings)
     custom = custom_options(variables.JOB_CUSTOM_CONFIG or "", settings.job_options_allowed)
     chosen = settled(custom, variables.job_options(), annotations.options(), mpi.job_options() if mpi else ())
     defaults = settings.default_options()
@@ -89,13 +89,13 @@ def _for_a_shell(spec: ContainerSpec) -> tuple[tuple[str, ...], tuple[str, ...]]
     return ("/bin/sh", "-c"), (line,)
 
 
-def _mpi(variables: Variables, annotations: Annotations) -> Mpi | None:
+def _mpi(variables: Variables, annotations: Annotations, settings: Settings) -> Mpi | None:
     if variables.MPI_VERSION is None and annotations.mpi is None:
         return None
     return Mpi(
         version=variables.MPI_VERSION or "",
         flags=read_flags(variables.MPI_FLAGS or ""),
-        starter=annotations.mpi or "",
+        starter=annotations.mpi or (settings.mpi if variables.MPI_FLAGS is None else None) or "",
     )
 
 

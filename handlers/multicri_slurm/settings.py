@@ -108,8 +108,10 @@ class Settings(Person):
     poll_interval_s: how often jobs are asked for while nothing happens; it is faster after a submit or a stop.
     max_jobs: how many containers of this node may be created and not yet ended at a time.
     job_options_allowed: sbatch options, without dashes, that pods may use beyond those that are always allowed.
-    job_options_default: sbatch options of every job, as in JOB_CUSTOM_CONFIG; a pod's own come after them and win.
+    job_options_default: sbatch options of every job, as in JOB_CUSTOM_CONFIG; a pod's own are preferred to them.
     job_shell: whether command and args are a line for a shell where a pod does not say JOB_SHELL, as with multi-cri.
+    mpi: how the ranks of MPI jobs are started, if the pod says so neither
+        itself nor with MPI_FLAGS: a type of ``srun --mpi=list``, or mpirun.
     kubelet_directory: the kubelet's ``--root-dir``.
     host_paths_allowed: directories of the node of which pods may have copies in the cluster, with a read-only hostPath.
     volume_names: by a volume's name, the directory below mount_path where the cluster has mounted it, if it is another.
@@ -142,6 +144,7 @@ class Settings(Person):
     job_options_allowed: tuple[str, ...] = ()
     job_options_default: str = ""
     job_shell: bool = False
+    mpi: Annotated[str, matching(r"[a-z][a-z0-9_]{0,31}", "a type that srun --mpi=list names, or mpirun")] | None = None
     kubelet_directory: str = "/var/lib/kubelet"
     host_paths_allowed: tuple[str, ...] = ()
     volume_names: Mapping[str, str] = {}

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 
 import pytest
+from multicri_slurm.plan import plan
 from multicri_slurm.profiles import Profiles, read_profiles
 from multicri_slurm.variables import read_variables
 
-from multicri_proxy.api.adapter import Pod
+from multicri_proxy.api.adapter import ContainerSpec, Pod
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument, PermissionDenied
-from multicri_proxy.api.ids import PodSandboxId
+from multicri_proxy.api.ids import ContainerId, ImageId, PodSandboxId
+from multicri_proxy.api.image import Image
 
 HPC = {"host": "login.hpc.example.org", "user": "svc", "key_file": "/k"}
 OWN = {"CLUSTER_USERNAME": b"alice", "CLUSTER_HOST": b"h", "CLUSTER_PASSWORD": b"pw"}
@@ -140,6 +142,54 @@ def test_text_that_runs_outside_of_the_container_needs_the_pods_own_account_or_t
         profiles({"hpc": HPC}).named("hpc").login_for(read_variables(text), "team")
     profiles({"hpc": HPC | {"pod_prerun": True}}).named("hpc").login_for(read_variables(text), "team")
     profiles({"hpc": HPC}).named("hpc").login_for(read_variables(OWN | text), "team")
+
+
+@pytest.mark.parametrize(
+    ("settings", "variables", "words"),
+    [
+        ({"job_shell": True}, {}, ("/bin/sh", "-c", "a && b")),
+        ({"job_shell": True}, {"JOB_SHELL": "false"}, ("a", "&&", "b")),
+        ({}, {}, ("a", "&&", "b")),
+    ],
+)
+def test_a_profile_says_whether_a_shell_reads_the_command_of_a_pod_that_does_not(
+    settings: dict[str, object], variables: dict[str, str], words: tuple[str, ...]
+) -> None:
+    asked = plan(spec(variables, "a", "&&", "b"), profiles({}, **settings).named("default"))
+    assert (*asked.command, *asked.args) == words
+
+
+def test_a_profile_says_how_ranks_are_started_unless_the_pod_does() -> None:
+    def starter(**variables: str) -> str:
+        asked = plan(spec({"MPI_VERSION": "5.0.1", **variables}, "a"), profiles({}, mpi="pmi2").named("default"))
+        assert asked.mpi is not None
+        return asked.mpi.starter
+
+    assert starter() == "pmi2"
+    assert starter(MPI_FLAGS="--oversubscribe") == ""
+
+
+def test_options_of_the_profile_lose_to_the_pods_own() -> None:
+    hpc = profiles({}, job_options_default="--time=60 --partition=batch").named("default")
+    options = plan(spec({"JOB_QUEUE": "gpu"}, "a"), hpc).options
+    assert set(options) == {"--time=60", "--partition=gpu"}
+
+
+def spec(variables: Mapping[str, str], *command: str) -> ContainerSpec:
+    """A container that says who it is."""
+    env = {name: value.decode() for name, value in OWN.items()} | dict(variables)
+    return ContainerSpec(
+        id=ContainerId("c"),
+        pod=pod(),
+        name="main",
+        attempt=0,
+        image=Image(id=ImageId("i"), source="docker://i", names=()),
+        command=command,
+        args=(),
+        env=tuple((name, value.encode()) for name, value in env.items()),
+        working_dir="",
+        mounts=(),
+    )
 
 
 def test_an_account_is_found_again_as_long_as_the_settings_are_about_it() -> None:

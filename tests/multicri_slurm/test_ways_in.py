@@ -131,10 +131,10 @@ async def test_the_host_key_of_each_host_on_the_way_is_checked(
     cn1 = address(bed, "cn1")
     lines = bed.cluster.known_hosts.read_text().splitlines(keepends=True)
     behind = alice | {"host": cn1, "proxy_jump": [bed.cluster.host]}
-    for missing in (cn1, bed.cluster.host):
+    for missing, place in ((cn1, "host="), (bed.cluster.host, "proxy_jump: ")):
         file = tmp_path / "some"
         file.write_text("".join(line for line in lines if not line.startswith(f"{missing} ")))
-        with pytest.raises(PermissionDenied, match=f"CLUSTER_HOST={missing}: there is no host key for it"):
+        with pytest.raises(PermissionDenied, match=f"slurm.{place}{missing}: there is no host key for it"):
             await who(behind | {"known_hosts": str(file)})
 
 

@@ -68,7 +68,7 @@ trap 'multicri_code=$?; multicri_finish "$((multicri_code ? multicri_code : 1))"
 multicri_code=$?
 set +eu +o pipefail
 if [ "$multicri_code" != 0 ]; then
-  echo "multicri: CLUSTER_CONFIG ended with code $multicri_code" >&2
+  echo "multicri: the prerun text ended with code $multicri_code" >&2
   multicri_finish "$multicri_code" PrerunFailed
 fi
 trap - EXIT
