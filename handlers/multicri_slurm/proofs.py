@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from multicri_proxy.api.errors import InvalidArgument, PermissionDenied
+from multicri_proxy.api.errors import InvalidArgument, PermissionDenied, Unavailable
 from multicri_slurm.accounts import Login, Proof
 from multicri_slurm.keys import LONGEST_KEY, Keys
 
 _LONGEST_FILE = 16_384
+_READ_S = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +35,13 @@ async def evidence_of(login: Login, keys: Keys) -> Evidence:
 
 
 async def read_evidence(proof: Proof, keys: Keys) -> Evidence:
-    """Raises PermissionDenied naming the setting and the file that cannot be used."""
+    """Raises PermissionDenied naming the setting and the file that cannot be used; Unavailable if reading it hangs."""
     place = f"{proof.setting}.key_file: {proof.key}"
-    evidence = await asyncio.to_thread(_read_all, proof, os.environ)
+    try:
+        async with asyncio.timeout(_READ_S):
+            evidence = await asyncio.to_thread(_read_all, proof, os.environ)
+    except TimeoutError as error:
+        raise Unavailable(f"{proof.setting}: its files could not be read within {_READ_S:g} s") from error
     if evidence.private_key is not None:
         if len(evidence.private_key) > LONGEST_KEY:
             raise PermissionDenied(
