@@ -44,6 +44,7 @@ from multicri_slurm.volumes import Kind
 from multicri_slurm.watching import Watching
 
 CLEANUP_WAIT_S = 10.0
+STRAGGLERS_WAIT_S = 10.0
 SCRIPT_WAIT_S = 5.0
 CANCEL_WAIT_S = 60.0  # Slurm's KillWait is 30 s by default
 IDLE_S = 300.0
@@ -140,11 +141,11 @@ class SlurmAdapter:
                 await self._records.put(record)
             published = await self._stager.stage(the_plan, volumes, cluster, site, record.directory)
             await self._records.change(spec.id, stage=Stage.STAGED, published=published)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, Unavailable):
             self._sweep(record)
             raise
         except BaseException:
-            await asyncio.wait({self._sweep(record)}, timeout=CLEANUP_WAIT_S)
+            await asyncio.wait({self._sweep(record, certain=True)}, timeout=CLEANUP_WAIT_S)
             raise
         _log.info("container staged", container_id=spec.id, account=record.account, directory=record.directory)
 
@@ -344,13 +345,19 @@ class SlurmAdapter:
         key = f"{record.account}:{posixpath.dirname(record.directory)}"
         return self._sandboxes.setdefault(key, asyncio.Lock())
 
-    def _sweep(self, record: Record) -> "asyncio.Future[None]":
-        """Clean up in the background, however long it takes."""
+    def _sweep(self, record: Record, *, certain: bool = False) -> "asyncio.Future[None]":
+        """Clean up in the background, however long it takes.
+
+        certain: no command of its creation can still be under way in the cluster, and make anew what was removed.
+        """
         key = record.container_id
 
         async def clean() -> None:
             now = self._records.get(key) or (record if record.stage is Stage.STAGING else None)
             if now is not None:
+                if now.stage is Stage.STAGING and not certain:
+                    await self._remove_directories(now)
+                    await asyncio.sleep(STRAGGLERS_WAIT_S)
                 if now.stage is Stage.SUBMITTED and now.job_id is not None:
                     self._watching.track(now, now.job_id, self._cluster_of(now))
                 await self._clean(now)

@@ -164,6 +164,11 @@ def says_no_accounting(text: str) -> bool:
     return _NO_ACCOUNTING.search(text) is not None
 
 
+def says_nothing_of_slurm(text: str) -> bool:
+    """Are these the words of a program that has not reached Slurm?"""
+    return _SILENT.search(text) is not None
+
+
 def refusal_of_sbatch(text: str) -> MulticriError:
     """The error that sbatch's own words mean."""
     words = " ".join(text.split())[-600:] or "no words"

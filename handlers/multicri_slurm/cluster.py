@@ -24,6 +24,7 @@ from multicri_slurm.answers import (
     refusal_of_sbatch,
     sacct_jobs,
     says_no_accounting,
+    says_nothing_of_slurm,
     says_unknown_job,
     scontrol_job,
     squeue_jobs,
@@ -135,8 +136,11 @@ class Cluster:
         )
 
     async def make_directories(self, *paths: str) -> None:
-        """Make them, with all that lead to them, for the account alone; those that are there are left as they are."""
-        await self._script(remote_scripts.MAKE_DIRECTORIES, *paths)
+        """Make them, with all that lead to them, for the account alone; those that are there are left as they are.
+
+        Raises FailedPrecondition if the first, a container's, is where a submit could not be locked.
+        """
+        self._check_locking(await self._script(remote_scripts.MAKE_DIRECTORIES, *paths), paths[0])
 
     async def remove_directories(self, *paths: str, if_empty: Sequence[str] = ()) -> None:
         """Delete directories with all that is in them, and then others if nothing is in them."""
@@ -183,6 +187,7 @@ class Cluster:
             long=True,
             prerun=prerun,
         )
+        self._check_locking(found, directory)
         match found.get("error", ("",))[0]:
             case "":
                 return f"{directory}/{name}{builder.suffix}"
@@ -331,8 +336,20 @@ class Cluster:
         return found
 
     async def signal(self, name: Signal, job_id: JobId) -> None:
-        """Ask Slurm to signal a job. That Slurm has taken it is seen by the job's state, not here."""
-        await self._script(remote_scripts.SIGNAL, name, str(job_id))
+        """Ask Slurm to signal a job. That Slurm has acted on it is seen by the job's state, not here.
+
+        Raises Unavailable if Slurm is silent.
+        """
+        found = await self._script(remote_scripts.SIGNAL, name, str(job_id))
+        if says_nothing_of_slurm(words := " ".join(found.get("scancel", ()))):
+            raise Unavailable(f"{self.login.account}: Slurm does not answer: {words}")
+
+    def _check_locking(self, found: Mapping[str, tuple[str, ...]], directory: str) -> None:
+        if found.get("error") == ("unlockable",):
+            raise FailedPrecondition(
+                f"{self.login.account}: flock does not work in {directory} ({' '.join(found.get('stderr', ()))}): "
+                "set slurm.mount_path to a file system with locks, or mount this one with them (Lustre: -o flock)"
+            )
 
     async def _script(
         self,

@@ -18,6 +18,15 @@ wipe() { # paths
     rm -rf -- "$path"
   done
 }
+locked() { # seconds to wait for descriptor 9; says why not
+  words=$(flock -w "$1" 9 2>&1)
+  case $? in
+    0) return 0;;
+    1) say error=busy;;
+    *) printf '%s\n' "$words" | say_lines stderr; say error=unlockable;;
+  esac
+  return 1
+}
 """
 
 PROBE: Final = (
@@ -46,11 +55,14 @@ MAKE_DIRECTORIES: Final = (
     + r"""
 main() { # directories
   umask 077
-  mkdir -p -- "$@" && chmod 700 -- "$@" && say done=made
+  mkdir -p -- "$@" && chmod 700 -- "$@" || return
+  exec 9>>"$1/lock" || return
+  locked 0 && say done=made
 }
 main "$@"
 """
 )
+"""Says done=made, or error=unlockable with lines of stderr where a submit could not be locked."""
 
 BUILD: Final = (
     _TOOLS
@@ -61,7 +73,7 @@ main() { # directory name suffix seconds command...
   if [ -e "$final" ]; then say done=there; return; fi
   mkdir -p -- "$directory" || return
   exec 9>>"$lock" || return
-  if ! flock -w "$seconds" 9; then say error=busy; return; fi
+  locked "$seconds" || return
   if [ -e "$final" ]; then say done=there; return; fi
   wipe "${temporary}"*
   for command; do
@@ -79,13 +91,17 @@ main() { # directory name suffix seconds command...
 main "$@"
 """
 )
-"""Says done=there, done=built, error=busy, or error=failed with lines of log. Commands are shell text of ours."""
+"""Says done=there, done=built, error=busy|unlockable, or error=failed with lines of log.
+
+Commands are shell text of ours.
+"""
 
 SUBMIT: Final = (
     _TOOLS
     + r"""
-found() { # job id
-  printf '%s\n' "$1" > jobid.tmp && mv jobid.tmp jobid && say "job=$1"
+found() { # job id; a full quota may keep it from being written, and is no reason not to tell it
+  { printf '%s\n' "$1" > jobid.tmp && mv jobid.tmp jobid; } 2>/dev/null
+  say "job=$1"
 }
 look() { # job name: 0 if found, 1 if there is positively none, 2 if Slurm is silent
   if [ -s claim/job ]; then found "$(cat claim/job)"; return 0; fi
@@ -108,7 +124,7 @@ main() { # mode directory job-name seconds
   if ! cd -- "$2"; then say error=gone; return; fi
   umask 077
   exec 9>>lock || return
-  if ! flock -w "$4" 9; then say error=busy; return; fi
+  locked "$4" || return
   [ "$mode" != cancel ] || : > cancelled
   if [ -s jobid ]; then say "job=$(cat jobid)"; return; fi
   if [ -e attempt ]; then
@@ -140,7 +156,7 @@ main "$@"
 """Find the job of a container, or submit it, under a lock that a submit whose connection was cut still holds.
 
 Args: mode (submit; find; cancel: as find, and no submit shall follow), directory, job name, seconds to wait for the
-lock. Says job=N, done=none, or error=gone|busy|silent|cancelled|refused with lines of stderr.
+lock. Says job=N, done=none, or error=gone|busy|unlockable|silent|cancelled|refused with lines of stderr.
 The file ``attempt`` is there as soon as sbatch may have been called: without it there is nothing to look for.
 """
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import shlex
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from multicri_proxy.api.errors import MulticriError, Unavailable
 from multicri_slurm.accounts import Login
@@ -20,7 +21,10 @@ from multicri_slurm.sshlib import asyncssh
 OUTPUT_CAP_BYTES = 4 * 1024 * 1024
 # With one for SFTP and one for `dialogue`: 9 of the 10 that sshd's MaxSessions allows by default.
 SHORT_SESSIONS, LONG_SESSIONS = 5, 2
-REFUSED_FOR_S = 30.0  # asked more often with a wrong password, many a cluster locks the account
+SESSION_TRIES = 1 + SHORT_SESSIONS + LONG_SESSIONS
+REFUSED_FOR_S = 15.0  # asked more often with a wrong password, many a cluster locks the account
+
+_Session = TypeVar("_Session")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,15 +101,12 @@ class Connection:
         long: for what takes minutes, so that it keeps nothing else waiting.
         Raises Unavailable if the connection dies or the time is over: what the command did is then not known.
         """
-        async with self._long if long else self._short, self._errors():
-            for last_try in (False, True):
-                try:
-                    async with self._lent() as link, asyncio.timeout(timeout_s):
-                        return await _run(link.connection, shlex.join(argv), stdin)
-                except asyncssh.ChannelOpenError:  # nothing has run: all its sessions are taken, a new link has others
-                    if last_try:
-                        raise
-        raise AssertionError
+
+        async def opening(link: _Link) -> asyncssh.SSHClientProcess[bytes]:
+            return await link.connection.create_process(shlex.join(argv), encoding=None)
+
+        async with self._long if long else self._short, self._errors(), self._session(opening, timeout_s) as process:
+            return await _talk(process, stdin)
 
     @asynccontextmanager
     async def dialogue(self, script: bytes, end: bytes, timeout_s: float) -> AsyncIterator[Dialogue]:
@@ -115,9 +116,12 @@ class Connection:
         The script comes on stdin, like all others, but must leave there what follows it: a shell may read ahead.
         """
         command = shlex.join(("sh", "-c", f'eval "$(dd bs=1 count={len(script)} 2>/dev/null)"'))
-        async with self._errors(), self._lent() as link:
+
+        async def opening(link: _Link) -> asyncssh.SSHClientProcess[bytes]:
             async with asyncio.timeout(timeout_s):
-                process = await link.connection.create_process(command, encoding=None, stderr=asyncssh.DEVNULL)
+                return await link.connection.create_process(command, encoding=None, stderr=asyncssh.DEVNULL)
+
+        async with self._errors(), self._session(opening) as process:
             try:
                 process.stdin.write(script)
                 yield Dialogue(process, end, timeout_s)
@@ -127,16 +131,17 @@ class Connection:
     @asynccontextmanager
     async def files(self, timeout_s: float | None = None) -> AsyncIterator[asyncssh.SFTPClient]:
         """The SFTP client, within a time limit. SFTP's own errors (no such file) come through as they are."""
-        async with (
-            self._errors(),
-            self._lent() as link,
-            asyncio.timeout(timeout_s or self._dialer.profile.settings.command_timeout_s),
-        ):
+
+        async def opening(link: _Link) -> tuple[_Link, asyncssh.SFTPClient]:
             async with link.opening_sftp:
                 if link.sftp is None:
                     link.sftp = await link.connection.start_sftp_client()
+                return link, link.sftp
+
+        limit_s = timeout_s or self._dialer.profile.settings.command_timeout_s
+        async with self._errors(), self._session(opening, limit_s) as (link, sftp):
             try:
-                yield link.sftp
+                yield sftp
             except (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection):
                 link.sftp = None
                 raise
@@ -167,24 +172,40 @@ class Connection:
             self._used_at = time.monotonic()
 
     @asynccontextmanager
-    async def _lent(self) -> AsyncIterator[_Link]:
-        """The link, for one use. Where something hangs, others shall not queue behind it: they get a new one.
+    async def _session(
+        self, opening: Callable[[_Link], Awaitable[_Session]], timeout_s: float | None = None
+    ) -> AsyncIterator[_Session]:
+        """A session of the link, for one use, within a time limit if there is one.
 
-        What hangs keeps its session, of which sshd allows few, whether or not we have given up on it.
+        A link in which something hangs is retired: what hangs keeps its session, of which sshd allows few, whether or
+        not we have given up on it. So is one that has no session left: nothing has run yet, and another link has some.
         """
-        link = await self._connected()
-        link.users += 1
-        try:
-            yield link
-        except (TimeoutError, asyncssh.ChannelOpenError):
-            link.retired = True
-            if self._link is link:
-                self._link = None
-            raise
-        finally:
-            link.users -= 1
-            if link.retired and not link.users:
-                link.connection.abort()
+        for tries_left in reversed(range(SESSION_TRIES)):
+            link = await self._connected()
+            link.users += 1
+            try:
+                async with asyncio.timeout(timeout_s):
+                    try:
+                        session = await opening(link)
+                    except asyncssh.ChannelOpenError:
+                        self._retire(link)
+                        if tries_left:
+                            continue
+                        raise
+                    yield session
+                    return
+            except TimeoutError:
+                self._retire(link)
+                raise
+            finally:
+                link.users -= 1
+                if link.retired and not link.users:
+                    link.connection.abort()
+
+    def _retire(self, link: _Link) -> None:
+        link.retired = True
+        if self._link is link:
+            self._link = None
 
     async def _connected(self) -> _Link:
         asked_at = time.monotonic()
@@ -204,8 +225,7 @@ class Connection:
             return self._link
 
 
-async def _run(connection: asyncssh.SSHClientConnection, command: str, stdin: bytes) -> Result:
-    process = await connection.create_process(command, encoding=None)
+async def _talk(process: asyncssh.SSHClientProcess[bytes], stdin: bytes) -> Result:
     try:
         process.stdin.write(stdin)
         process.stdin.write_eof()

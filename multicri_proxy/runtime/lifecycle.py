@@ -6,6 +6,7 @@ cleans up, a start that `watch` reports, or a removal that the kubelet asks for 
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 
 from multicri_proxy.api.adapter import Adapter, Phase, Report
@@ -100,6 +101,7 @@ class Lifecycle:
     async def stop(self, entry: ContainerEntry, grace_period_s: int) -> None:
         """End a container, so that it is EXITED. One that is so already, or removed, is no error."""
         await self.adopted()
+        await self._hasten(entry, grace_period_s)
         async with entry.lock:
             if entry.removed or entry.record.state is ContainerState.EXITED:
                 return
@@ -108,16 +110,20 @@ class Lifecycle:
                 await self._adapter.remove_container(entry.record.id)
                 await self._end(entry, START_ERROR_EXIT_CODE, "NeverStarted", "stopped before it was started")
             else:
+                entry.killed_at = asyncio.get_running_loop().time() + grace_period_s
                 try:
                     report = await self._adapter.stop_container(entry.record.id, grace_period_s)
                 except NotFound:  # killed between a removal by the adapter and its record
                     await self._end(entry, KILLED_EXIT_CODE, "Removed", "its removal was cut off")
                     return
+                finally:
+                    entry.killed_at = None
                 await self._has_exited(entry, report)
 
     async def remove(self, entry: ContainerEntry) -> None:
         """Remove a container, by force if it runs."""
         await self.adopted()
+        await self._hasten(entry, 0)
         async with entry.lock:
             if entry.removed:
                 return
@@ -126,6 +132,12 @@ class Lifecycle:
                 await entry.log.stop()
             await self._positions.forget(entry.record.id)
             await self._pods.delete_container(entry)
+
+    async def _hasten(self, entry: ContainerEntry, grace_period_s: int) -> None:
+        """A stop that waits out a longer grace period must not keep this one waiting: then both end together."""
+        if entry.killed_at is not None and asyncio.get_running_loop().time() + grace_period_s < entry.killed_at:
+            with suppress(NotFound):
+                await self._adapter.stop_container(entry.record.id, grace_period_s)
 
     async def take(self, report: Report) -> None:
         """Apply what the adapter has seen."""

@@ -60,6 +60,7 @@ class ContainerEntry:
     """A container now.
 
     lock: held by the one call that starts, stops or removes it. report: the adapter's last.
+    killed_at: when a stop that is under way kills it, on the event loop's clock.
     exiting: its exit is known, and is told once its output is copied. log: None if it has no log path.
     """
 
@@ -67,6 +68,7 @@ class ContainerEntry:
     log: ContainerLog | None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    killed_at: float | None = None
     report: Report | None = None
     exiting: bool = False
     removed: bool = False
