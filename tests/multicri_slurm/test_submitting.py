@@ -185,27 +185,3 @@ async def test_a_connection_that_is_cut_is_opened_again(bench: Bench) -> None:
         assert await eventually(first_piece, "output over a new connection") == b"up\n"
         assert (await slurm.stop_container(spec.id, 5)).phase is Phase.EXITED
         await slurm.remove_container(spec.id)
-
-
-async def test_what_slurm_has_forgotten_is_told_by_the_exit_file_and_without_one_it_is_lost(bench: Bench) -> None:
-    told, lost = (bench.spec(["/bin/sh", "-c", "exit 5"], user="bob") for _ in range(2))
-    async with bench.adapter() as slurm:
-        for spec in (told, lost):
-            await slurm.create_container(spec)
-            await slurm.start_container(spec.id)
-        job = (await slurm.details(lost.id))["job_id"]
-    scontrol = ["scontrol", "show", "job", job]
-
-    async def forgotten() -> bool:
-        return "Invalid job id" in (await asyncio.to_thread(bench.bed.cluster.run, "login", scontrol)).stderr
-
-    await eventually(forgotten, "MinJobAge is over", within_s=240)
-    next(path for path in map(Path, bench.home_files("bob", lost.id)) if path.name == "exit").unlink()
-    bench.reports.clear()
-    async with bench.adapter() as slurm:
-        report = await bench.report(told.id, Phase.EXITED)
-        assert (report.exit_code, report.reason) == (5, "Error")
-        report = await bench.report(lost.id, Phase.EXITED)
-        assert (report.exit_code, report.reason) == (255, "JobLost")
-        for spec in (told, lost):
-            await slurm.remove_container(spec.id)

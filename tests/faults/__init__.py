@@ -1,0 +1,1 @@
+"""What can break between a proxy and its cluster, each broken for real, and what is left when all is whole again."""
