@@ -57,6 +57,7 @@ class Place:
         self._path = path
         self._log = log
         self._positions = positions
+        self._rotating = asyncio.Lock()
         self.killed = asyncio.Event()
 
     async def happens(self, step: str) -> None:
@@ -64,8 +65,9 @@ class Place:
             case "save":
                 await self._positions.save_changed()
             case "rotate":
-                self._path.rename(self._path.with_name(f"0.log.{len(list(self._path.parent.iterdir())):04d}"))
-                await self._log.reopen()
+                async with self._rotating:  # one at a time, as the kubelet does
+                    self._path.rename(self._path.with_name(f"0.log.{len(list(self._path.parent.iterdir())):04d}"))
+                    await self._log.reopen()
             case "kill":
                 self.killed.set()
                 await asyncio.Event().wait()
