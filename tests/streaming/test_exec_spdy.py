@@ -72,10 +72,10 @@ async def test_an_interactive_shell_has_a_terminal_that_follows_the_clients(stre
     for columns, rows in ((101, 37), (80, 24)):
         await client.resize(columns, rows)
         await client.until_said(b"size %d %d" % (rows, columns))
-    await client.type(b"PS1='pro''mpt '; echo slee''ping; sleep 1000\n")
-    await client.until_said(b"sleeping")
+    await client.type(b'sh -c \'trap "echo inter""rupted; exit" INT; echo wai""ting; while :; do sleep 0.05; done\'\n')
+    await client.until_said(b"waiting")
     await client.type(b"\x03")
-    await client.until_said(b"prompt ")
+    await client.until_said(b"interrupted")
     await client.type(b"exit 7\n")
     assert (await client.status())["details"]["causes"][0]["message"] == "7"
     await client.close()
