@@ -4,12 +4,15 @@ import asyncio
 import os
 import signal
 
+import grpc
 import pytest
 from runtime.doubles import Client, Node
 
 from multicri_proxy.api.adapter import Phase
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument, NotFound, Unimplemented
+from multicri_proxy.calls import Call, CallFailed
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
+from multicri_proxy.local import LocalRuntime
 from streaming.conftest import Streaming
 
 MIB = 1024 * 1024
@@ -37,6 +40,15 @@ async def test_exec_sync_that_runs_too_long_is_killed(streaming: Streaming) -> N
         await exec_sync(streaming, "sleep", "1000", timeout_s=1)
     with pytest.raises(ProcessLookupError):
         os.kill(streaming.adapter.pids[-1], 0)
+
+
+async def test_time_that_is_up_is_told_as_the_kubelet_expects_it(streaming: Streaming) -> None:
+    request = cri.ExecSyncRequest(container_id=streaming.container_id, cmd=["sleep", "1000"], timeout=1)
+    call = Call(path="/runtime.v1.RuntimeService/ExecSync", request=request.SerializeToString())
+    with pytest.raises(CallFailed) as failed:
+        await LocalRuntime("multicri", streaming.client.runtime).call(call)
+    assert failed.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "did not end within 1 s" in failed.value.details
 
 
 async def test_exec_sync_whose_caller_leaves_is_killed(streaming: Streaming) -> None:

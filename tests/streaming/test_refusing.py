@@ -272,6 +272,26 @@ def command() -> RemoteCommand:
     return RemoteCommand(what="exec", stdin=False, stdout=True, stderr=False, tty=False, run=run)
 
 
+async def test_nothing_is_left_of_clients_that_disappeared(streaming: Streaming) -> None:
+    def tasks() -> set[str]:
+        return {task.get_name() for task in asyncio.all_tasks() if "stream client" in task.get_name()}
+
+    for _ in range(20):
+        spdy = await Spdy.connect(await streaming.exec_url("cat", stdin=True), "v4.channel.k8s.io")
+        await spdy.open(streamType="error")
+        await spdy.close()
+        websocket = await WebSocket.connect(await streaming.exec_url("cat", stdin=True), "v5.channel.k8s.io")
+        await websocket.close()
+        forward = await Spdy.connect(await streaming.forward_url(), "portforward.k8s.io")
+        await forward.open(streamType="data", port="80", requestID="1")
+        await forward.close()
+    while tasks():
+        await asyncio.sleep(0.01)
+    for pid in streaming.adapter.pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
 class TestWithTls:
     @pytest.fixture
     def streaming_node(self, streaming_node: Node) -> Node:
