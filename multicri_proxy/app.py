@@ -10,6 +10,7 @@ import stat
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from multicri_proxy.plugins import plug_in, plug_ins
 from multicri_proxy.reload import Reloadable
 from multicri_proxy.remote import RemoteRuntime
 from multicri_proxy.routing import DEFAULT, Router
+from multicri_proxy.runtime.late import LateAdapter
 from multicri_proxy.runtime.service import Runtime as AdapterRuntime
 from multicri_proxy.secrets import SealedSecrets
 from multicri_proxy.server import Access, Server
@@ -103,7 +105,9 @@ async def running(settings: Settings) -> AsyncIterator[Reloadable]:
         )
         service = await stack.enter_async_context(
             AdapterRuntime(
-                adapter=plug_in("adapters", settings.adapter_name)(context),
+                adapter=LateAdapter(
+                    settings.adapter_name, partial(plug_in, "adapters", settings.adapter_name), context
+                ),
                 images=images,
                 ledger=ledger,
                 handlers=settings.handler,

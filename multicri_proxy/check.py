@@ -9,7 +9,7 @@ from pathlib import Path
 from multicri_proxy.api.check import Check, CheckRequest, Finding, Verdict
 from multicri_proxy.api.errors import MulticriError
 from multicri_proxy.plugins import plug_in, plug_ins
-from multicri_proxy.settings import Settings, load
+from multicri_proxy.settings import Settings
 
 _USAGE_ERROR, _FAILED = 2, 1
 
@@ -44,6 +44,8 @@ def add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from multicri_proxy.checking import load  # noqa: PLC0415  (serve has this module too, and does without it)
+
     try:
         settings = load(flags={}, environment=dict(os.environ), file=arguments.config)
         check: Check = plug_in("checks", settings.adapter_name)

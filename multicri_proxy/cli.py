@@ -12,7 +12,8 @@ from multicri_proxy.api.errors import MulticriError
 from multicri_proxy.check import add_check
 from multicri_proxy.dump import commands as dump_commands
 from multicri_proxy.jobs import commands as jobs_commands
-from multicri_proxy.settings import FLAGS, Settings, load
+from multicri_proxy.reading import Reading
+from multicri_proxy.settings import FLAGS, Flag
 from multicri_proxy.tuning import tune
 
 _USAGE_ERROR, _FAILED = 2, 1
@@ -46,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     serve.add_argument("--config", metavar="FILE", type=Path, help="YAML file with settings")
-    for name in FLAGS:
-        _add_flag(serve, name)
+    for flag in FLAGS:
+        _add_flag(serve, flag)
     serve.set_defaults(run=_serve)
     dump_commands.add_commands(commands)
     jobs_commands.add_commands(commands)
@@ -57,37 +58,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _add_flag(parser: argparse.ArgumentParser, name: str) -> None:
-    field = Settings.model_fields[name]
-    default = field.default
+def _add_flag(parser: argparse.ArgumentParser, flag: Flag) -> None:
+    default = flag.default
     if isinstance(default, dict):
         default = ",".join(f"{key}:{value}" for key, value in default.items())
     if isinstance(default, tuple):
         default = ",".join(default)
-    shown = f" (default: {str(default).lower() if isinstance(default, bool) else default})" if default != "" else ""
-    flag = f"--{name.replace('_', '-')}"
-    help_text = f"{field.description}{shown}"
-    if field.annotation is bool:
+    shown = f" (default: {str(default).lower() if flag.is_switch else default})" if default != "" else ""
+    option, help_text = f"--{flag.name.replace('_', '-')}", f"{flag.about}{shown}"
+    if flag.is_switch:
         # as Go's flags have it: --flag alone is true, a value follows =
-        parser.add_argument(flag, dest=name, nargs="?", const="true", metavar="true|false", help=help_text)
+        parser.add_argument(option, dest=flag.name, nargs="?", const="true", metavar="true|false", help=help_text)
     else:
-        parser.add_argument(flag, dest=name, metavar="VALUE", help=help_text)
+        parser.add_argument(option, dest=flag.name, metavar="VALUE", help=help_text)
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    flags = {name: value for name in FLAGS if (value := getattr(arguments, name)) is not None}
-    read = partial(load, flags=flags, environment=dict(os.environ), file=arguments.config)
-    try:
-        settings = read()
-    except MulticriError as error:
-        print(f"multicri-proxy: {error}", file=sys.stderr)
-        return _USAGE_ERROR
-    # what serving needs takes a quarter of a second to import; --help and a wrong setting do not
+    flags = {flag.name: value for flag in FLAGS if (value := getattr(arguments, flag.name)) is not None}
+    read = partial(Reading, flags=flags, environment=dict(os.environ), file=arguments.config)
+    reading = read()
+    # imported while the settings are read, and not at all for --help
     tune()
     from multicri_proxy.app import serve  # noqa: PLC0415
 
     try:
-        serve(settings, read)
+        settings = reading.settings()
+    except MulticriError as error:
+        print(f"multicri-proxy: {error}", file=sys.stderr)
+        return _USAGE_ERROR
+    try:
+        serve(settings, lambda: read().settings())
     except MulticriError as error:
         print(f"multicri-proxy: {error}", file=sys.stderr)
         return _FAILED

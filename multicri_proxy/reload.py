@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -66,7 +67,7 @@ class Reloadable:
             log.warning("settings not reloaded: nothing is changed", error=error)
             return
         before, changed = self._settings, _changed(self._settings, fresh)
-        self._settings = before.model_copy(update={name: getattr(fresh, name) for name in RELOADED})
+        self._settings = replace(before, **{name: getattr(fresh, name) for name in RELOADED})
         set_level(fresh.log_level)
         if changed & _OF_DUMPS:
             # one after the other: both may have the same file
@@ -97,7 +98,7 @@ class Reloadable:
 
 def _changed(before: Settings, after: Settings) -> set[str]:
     """Names of settings, and of adapters whose sections differ."""
-    changed = {name for name, value in before if getattr(after, name) != value}
+    changed = {one.name for one in fields(before) if getattr(after, one.name) != getattr(before, one.name)}
     if "adapters" in changed:
         names = before.adapters.keys() | after.adapters.keys()
         changed |= {name for name in names if before.adapters.get(name) != after.adapters.get(name)}

@@ -6,8 +6,8 @@ import pytest
 
 from multicri_proxy.api.errors import InvalidArgument
 from multicri_proxy.app import key_file
+from multicri_proxy.checking import load
 from multicri_proxy.secrets import SealedSecrets
-from multicri_proxy.settings import load
 
 
 def test_the_setting_wins_then_what_systemd_gives_then_the_root_directory(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from multicri_proxy.api.errors import InvalidArgument
-from multicri_proxy.settings import Settings, load
+from multicri_proxy.checking import load
+from multicri_proxy.settings import Settings
 
 
 def loaded(file: Path | None = None, environment: dict[str, str] | None = None, **flags: str) -> Settings:

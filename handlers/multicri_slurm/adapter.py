@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 from weakref import WeakValueDictionary
 
-from multicri_proxy.api.adapter import AdapterContext, ContainerSpec, OutputStream, Phase, Report, Usage
+from multicri_proxy.api.adapter import Adapter, AdapterContext, ContainerSpec, OutputStream, Phase, Report, Usage
 from multicri_proxy.api.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -391,3 +391,8 @@ class SlurmAdapter:
     def _cluster(self, login: Login) -> Cluster:
         settings = self._profiles.named(login.profile).settings
         return self._clusters.setdefault(login.digest(), Cluster(login, self._connections.to(login), settings))
+
+
+def adapter(context: AdapterContext) -> Adapter:
+    """The plug-in: an AdapterFactory. Raises InvalidArgument if a setting is wrong."""
+    return SlurmAdapter(context)

@@ -235,8 +235,21 @@ class AdapterContext:
 
 
 class AdapterFactory(Protocol):
-    """A plug-in: the object that an entry point of the group ``multicri_proxy.adapters`` names."""
+    """A plug-in: the object that an entry point of the group ``multicri_proxy.adapters`` names.
+
+    It is imported, in a thread, with the first container that there is.
+    """
 
     def __call__(self, context: AdapterContext) -> Adapter:
+        """Raises InvalidArgument if a setting is wrong, naming it."""
+        ...
+
+
+class SettingsCheck(Protocol):
+    """What checks an adapter's section before the daemon starts, in another process: it has the adapter's name in the
+    group ``multicri_proxy.adapter_settings``. Its answer is not used.
+    """
+
+    def __call__(self, section: Mapping[str, object], handlers: Sequence[str], /) -> object:
         """Raises InvalidArgument if a setting is wrong, naming it."""
         ...

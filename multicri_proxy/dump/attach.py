@@ -2,12 +2,10 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
 
 from multicri_proxy.admin import Command, Connection
-from multicri_proxy.api.errors import InvalidArgument
 from multicri_proxy.calls import Call, CallFailed, Runtime
 from multicri_proxy.dump.child import FormatterProcess, Recipe
 from multicri_proxy.dump.dumper import Dumper, Listener
@@ -16,23 +14,11 @@ from multicri_proxy.dump.rules import Rules
 from multicri_proxy.dump.sinks import StreamSink
 from multicri_proxy.dump.subject import Wanted
 
+if TYPE_CHECKING:
+    from multicri_proxy.dump.request import DumpRequest
+
 _LISTS = ("/runtime.v1.RuntimeService/ListPodSandbox", "/runtime.v1.RuntimeService/ListContainers")
 _LISTS_S = 2.0
-
-_Text = Field(max_length=4096)
-
-
-class DumpRequest(BaseModel):
-    """What a client asks for. pods, containers: names or ids; empty: all."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    command: str = "dump"
-    rules: str = _Text
-    pods: list[str] = Field(default=[], max_length=100)
-    containers: list[str] = Field(default=[], max_length=100)
-    redact: bool = True
-    metadata: bool = False
 
 
 def dump_command(dumper: Dumper, runtime: Runtime, redact_names: Callable[[], str]) -> Command:
@@ -43,7 +29,7 @@ def dump_command(dumper: Dumper, runtime: Runtime, redact_names: Callable[[], st
     """
 
     async def dump(fields: Mapping[str, Any], client: Connection) -> None:
-        request = _parsed(fields)
+        request = await asyncio.to_thread(_parsed, fields)
         wanted = Wanted(pods=tuple(request.pods), containers=tuple(request.containers))
         recipe = Recipe(
             rules=Rules.parse(request.rules),
@@ -53,24 +39,22 @@ def dump_command(dumper: Dumper, runtime: Runtime, redact_names: Callable[[], st
             metadata=request.metadata,
             decoded=False,
         )
-        formatter = FormatterProcess(recipe)
-        if wanted:
-            await _learn_names(formatter, runtime)
-        listener = Listener("an admin client", formatter, StreamSink(client.descriptor(), owned=True), may_leave=True)
-        async with dumper.listening(listener):
-            client.accept()
-            await client.until_left()
+        with closing(FormatterProcess(recipe)) as formatter:
+            if wanted:
+                await _learn_names(formatter, runtime)
+            sink = StreamSink(client.descriptor(), owned=True)
+            async with dumper.listening(Listener("an admin client", formatter, sink, may_leave=True)):
+                client.accept()
+                await client.until_left()
 
     return dump
 
 
-def _parsed(fields: Mapping[str, Any]) -> DumpRequest:
-    try:
-        return DumpRequest.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InvalidArgument(f"dump: {where}: {first['msg']}") from error
+def _parsed(fields: Mapping[str, Any]) -> "DumpRequest":
+    """In a thread: what checks it takes its time to import."""
+    from multicri_proxy.dump.request import parsed  # noqa: PLC0415
+
+    return parsed(fields)
 
 
 async def _learn_names(formatter: FormatterProcess, runtime: Runtime) -> None:

@@ -14,8 +14,9 @@ from multicri_proxy.api.tasks import Tasks
 from multicri_proxy.ledger import Space
 from multicri_proxy.runtime.logfile import LogFile
 from multicri_proxy.runtime.logs import Entry, Splitter
-from multicri_proxy.runtime.records import LogPosition, log_position_from_row, log_position_row
+from multicri_proxy.runtime.records import LogPosition
 from multicri_proxy.runtime.retries import Pause, closing, delays_s
+from multicri_proxy.runtime.rows import log_position_from_row, row_of
 
 MOST_NOTES = 20
 LONGEST_NOTE = 500
@@ -44,7 +45,7 @@ class LogPositions:
 
     async def save(self, container_id: ContainerId, position: LogPosition) -> None:
         """Save this one now."""
-        await self._space.put(container_id, log_position_row(position))
+        await self._space.put(container_id, row_of(position))
 
     async def forget(self, container_id: str) -> None:
         self._changed.pop(ContainerId(container_id), None)
@@ -70,9 +71,7 @@ class LogPositions:
         files, self._changed = self._changed, {}
         self._any_changed.clear()
         rows: dict[str, bytes] = {
-            container_id: log_position_row(file.position)
-            for container_id, file in files.items()
-            if file.position is not None
+            container_id: row_of(file.position) for container_id, file in files.items() if file.position is not None
         }
         try:
             await self._space.put_many(rows)

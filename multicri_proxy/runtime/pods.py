@@ -23,12 +23,9 @@ from multicri_proxy.runtime.records import (
     ContainerState,
     Sandbox,
     SandboxState,
-    container_from_row,
-    container_row,
-    sandbox_from_row,
-    sandbox_row,
     sandbox_stopped,
 )
+from multicri_proxy.runtime.rows import container_from_row, row_of, sandbox_from_row
 
 _Id = TypeVar("_Id", bound=str)
 _Entry = TypeVar("_Entry")
@@ -139,7 +136,7 @@ class Pods:
 
     async def add_sandbox(self, record: Sandbox) -> None:
         async def write() -> None:
-            await self._sandbox_rows.put(record.id, sandbox_row(record))
+            await self._sandbox_rows.put(record.id, row_of(record))
             self._sandboxes[record.id] = SandboxEntry(record=record)
             self._publish(record.id, record.id, cri.CONTAINER_CREATED_EVENT)
             self._publish(record.id, record.id, cri.CONTAINER_STARTED_EVENT)
@@ -152,7 +149,7 @@ class Pods:
         async def write() -> None:
             after = sandbox_stopped(entry.record)
             if after != entry.record and not entry.removed:
-                await self._sandbox_rows.put(after.id, sandbox_row(after))
+                await self._sandbox_rows.put(after.id, row_of(after))
                 entry.record = after
                 self._publish(after.id, after.id, cri.CONTAINER_STOPPED_EVENT)
 
@@ -175,7 +172,7 @@ class Pods:
 
         async def write() -> None:
             sandbox.must_be_ready()
-            await self._container_rows.put(record.id, container_row(record))
+            await self._container_rows.put(record.id, row_of(record))
             try:
                 sandbox.must_be_ready()
             except FailedPrecondition:
@@ -195,7 +192,7 @@ class Pods:
                 after = change(before)
                 if after == before or entry.removed:
                     return
-                await self._container_rows.put(after.id, container_row(after))
+                await self._container_rows.put(after.id, row_of(after))
                 entry.record = after
                 if after.state is not before.state:
                     self._publish(after.id, after.sandbox_id, _EVENTS[after.state])

@@ -3,12 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TypeVar
-
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from multicri_proxy.api.adapter import OutputStream, Report
-from multicri_proxy.api.errors import FailedPrecondition
 from multicri_proxy.api.ids import ContainerId, ImageId, PodSandboxId
 
 START_ERROR_EXIT_CODE = 128
@@ -16,9 +12,6 @@ START_ERROR_EXIT_CODE = 128
 
 KILLED_EXIT_CODE = 137
 """128 + SIGKILL."""
-
-_T = TypeVar("_T")
-_BYTES_AS_TEXT = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 
 
 class SandboxState(Enum):
@@ -37,8 +30,6 @@ class ContainerState(Enum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sandbox:
     """A pod's sandbox. namespace_options: CRI's NamespaceOption, serialized; the kubelet compares it."""
-
-    __pydantic_config__ = _BYTES_AS_TEXT
 
     id: PodSandboxId
     name: str
@@ -63,8 +54,6 @@ class Container:
     log_path: relative to the sandbox's log directory; empty for no log.
     config_digest: SHA-256 of what CreateContainer was asked for. started_at_ns, finished_at_ns: 0 for not yet.
     """
-
-    __pydantic_config__ = _BYTES_AS_TEXT
 
     id: ContainerId
     sandbox_id: PodSandboxId
@@ -101,38 +90,6 @@ class LogPosition:
     start_bytes: int
     start_read_bytes: Mapping[OutputStream, int]
     ended: frozenset[OutputStream] = frozenset()
-
-
-_SANDBOX = TypeAdapter(Sandbox)
-_CONTAINER = TypeAdapter(Container)
-_LOG_POSITION = TypeAdapter(LogPosition)
-
-
-def sandbox_row(sandbox: Sandbox) -> bytes:
-    return _SANDBOX.dump_json(sandbox)
-
-
-def container_row(container: Container) -> bytes:
-    return _CONTAINER.dump_json(container)
-
-
-def log_position_row(position: LogPosition) -> bytes:
-    return _LOG_POSITION.dump_json(position)
-
-
-def sandbox_from_row(row: bytes) -> Sandbox:
-    """Raises FailedPrecondition: a sandbox that is left out would be a pod whose jobs are cancelled."""
-    return _read(_SANDBOX, row)
-
-
-def container_from_row(row: bytes) -> Container:
-    """Raises FailedPrecondition: a container that is left out would be a job that is cancelled."""
-    return _read(_CONTAINER, row)
-
-
-def log_position_from_row(row: bytes) -> LogPosition:
-    """Raises FailedPrecondition."""
-    return _read(_LOG_POSITION, row)
 
 
 def sandbox_stopped(sandbox: Sandbox) -> Sandbox:
@@ -194,11 +151,3 @@ def container_ended_by_us(container: Container, *, now_ns: int, exit_code: int, 
 def _clamped(told_ns: int | None, earliest_ns: int, now_ns: int) -> int:
     """A time not in the future and not before what came before it. If the clock was set back, the latter wins."""
     return max(earliest_ns, min(now_ns if told_ns is None else told_ns, now_ns), 1)
-
-
-def _read(adapter: TypeAdapter[_T], row: bytes) -> _T:
-    try:
-        return adapter.validate_json(row)
-    except ValidationError as error:
-        places = ", ".join(".".join(str(part) for part in one["loc"]) for one in error.errors(include_input=False))
-        raise FailedPrecondition(f"the ledger holds a row that this version cannot read: {places}") from error

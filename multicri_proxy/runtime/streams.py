@@ -9,6 +9,7 @@ from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument, Unimp
 from multicri_proxy.api.streams import CanAttach, CanExec, CanForward, Connection, Streams
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.runtime.calls import Calls
+from multicri_proxy.runtime.late import itself
 from multicri_proxy.runtime.pods import ContainerEntry, SandboxEntry
 from multicri_proxy.runtime.records import ContainerState
 from multicri_proxy.streaming.requests import PortForward, RemoteCommand
@@ -51,7 +52,7 @@ class StreamCalls(Calls):
     async def attach(self, request: cri.AttachRequest) -> cri.AttachResponse:
         entry = self._running(request.container_id)
         _check_streams(request)
-        adapter = self._parts.adapter
+        adapter = itself(self._parts.adapter)
         if not isinstance(adapter, CanAttach):
             raise self._lacking("Attach", entry)
 
@@ -68,7 +69,7 @@ class StreamCalls(Calls):
         for index, port in enumerate(request.port):
             if not 0 < port <= _LARGEST_PORT:
                 raise InvalidArgument(f"port[{index}]: {port} is no port; give 1 to {_LARGEST_PORT}")
-        adapter = self._parts.adapter
+        adapter = itself(self._parts.adapter)
         if not isinstance(adapter, CanForward):
             raise self._lacking("PortForward", entry)
 
@@ -90,9 +91,10 @@ class StreamCalls(Calls):
         return entry
 
     def _exec(self, entry: ContainerEntry) -> CanExec:
-        if not isinstance(self._parts.adapter, CanExec):
+        adapter = itself(self._parts.adapter)
+        if not isinstance(adapter, CanExec):
             raise self._lacking("Exec", entry)
-        return self._parts.adapter
+        return adapter
 
     def _lacking(self, what: str, entry: ContainerEntry | SandboxEntry) -> Unimplemented:
         return Unimplemented(

@@ -59,8 +59,8 @@ async def kubelet(proxy: Proxy, tmp_path: Path) -> AsyncIterator[Kubelet]:
                 await kubelet.remove_sandbox(sandbox.id)
 
 
-def jobs_of(bed: Testbed, container_id: str) -> list[str]:
-    """The states of all jobs that slurmctld knows for a container."""
+def jobs_of(bed: Testbed, container_id: str, about: str = "%T") -> list[str]:
+    """The states, or what else squeue tells, of all jobs that slurmctld knows for a container."""
     name = f"multicri-{container_id[:32]}"
-    listed = bed.cluster.run("login", ["squeue", "-h", "-t", "all", "-n", name, "-o", "%T"], check=True)
+    listed = bed.cluster.run("login", ["squeue", "-h", "-t", "all", "-n", name, "-o", about], check=True)
     return listed.stdout.split()

@@ -148,8 +148,12 @@ async def test_killed_while_the_job_runs(bed: Testbed, proxy: Proxy, kubelet: Ku
     await kubelet.start(pods.job_container)
     await kubelet.wait_for_log(pods.job, "line 3\n")
     proxy.kill()
+    # so that it is not over when the proxy is back, however long that takes
+    [job_id] = jobs_of(bed, pods.job_container, "%A")
+    bed.cluster.run("login", ["scontrol", "suspend", job_id], check=True)
     await proxy.start()
     assert (await kubelet.status(pods.job_container)).state == cri.CONTAINER_RUNNING
+    bed.cluster.run("login", ["scontrol", "resume", job_id], check=True)
     await assert_one_job_ran_whole(bed, kubelet, pods)
 
 

@@ -62,7 +62,7 @@ def configure(proxy: Proxy, **settings: str) -> None:
 async def test_sighup_takes_over_what_can_change_and_names_what_cannot(proxy: Proxy) -> None:
     await logged(proxy, "serving")
     text = proxy.config.read_text()
-    proxy.config.write_text(f"{text}  job_name: other\npod_ip: 192.0.2.9\n")
+    proxy.config.write_text(f"{text}  command_timeout_s: 61\npod_ip: 192.0.2.9\n")
     configure(proxy, dump="short:.*")
     assert "changed=dump" in await logged(proxy, "settings reloaded")
     assert "settings=pod_ip,slurm" in await logged(proxy, "these settings change when the daemon is started again")
@@ -107,6 +107,13 @@ async def test_nothing_that_formats_dumps_outlives_a_daemon_that_was_killed(
         while Path(f"/proc/{child}").exists() and Path(f"/proc/{child}/cmdline").read_bytes():
             await asyncio.sleep(0.05)
     await proxy.start()
+
+
+async def test_sighup_with_a_wrong_section_of_the_adapter_changes_nothing(proxy: Proxy) -> None:
+    await logged(proxy, "serving")
+    proxy.config.write_text(f"{proxy.config.read_text()}  mount_pth: other\n")
+    configure(proxy, log_level="error")
+    assert "mount_pth" in await logged(proxy, "settings not reloaded")
 
 
 async def says(kubelet: Kubelet, condition: Callable[[], bool]) -> None:

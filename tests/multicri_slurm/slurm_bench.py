@@ -12,7 +12,7 @@ from typing import TypeVar
 from multicri_images.builders import APPTAINER, CHARLIECLOUD, SINGULARITY
 from multicri_images.names import source_of
 from multicri_images.pool import image_id
-from multicri_slurm import adapter
+from multicri_slurm.adapter import adapter
 from testbed import Testbed
 
 from multicri_proxy.api.adapter import (

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from multicri_slurm import adapter as make_adapter
+from multicri_slurm.adapter import adapter as make_adapter
 from slurm_bench import Bench, everything
 
 from multicri_proxy.api.adapter import AdapterContext, ContainerSpec, OutputStream, Phase

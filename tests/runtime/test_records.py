@@ -2,28 +2,19 @@
 
 from dataclasses import replace
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multicri_proxy.api.adapter import OutputStream, Phase, Report
-from multicri_proxy.api.errors import FailedPrecondition
+from multicri_proxy.api.adapter import Phase, Report
 from multicri_proxy.api.ids import ContainerId, ImageId, PodSandboxId
 from multicri_proxy.runtime.records import (
     Container,
     ContainerState,
-    LogPosition,
     Sandbox,
     SandboxState,
     container_ended_by_us,
     container_exited,
-    container_from_row,
-    container_row,
     container_started,
-    log_position_from_row,
-    log_position_row,
-    sandbox_from_row,
-    sandbox_row,
     sandbox_stopped,
 )
 
@@ -66,25 +57,6 @@ reports = st.builds(
     exit_code=st.integers(0, 255),
     reason=st.sampled_from(["", "OOMKilled"]),
 )
-
-
-def test_rows_give_back_what_was_written() -> None:
-    assert container_from_row(container_row(CONTAINER)) == CONTAINER
-    assert sandbox_from_row(sandbox_row(SANDBOX)) == SANDBOX
-    both = {OutputStream.STDOUT: 5, OutputStream.STDERR: 7}
-    ended = frozenset({OutputStream.STDERR})
-    position = LogPosition(inode=1, size_bytes=2, read_bytes=both, start_bytes=0, start_read_bytes=both, ended=ended)
-    assert log_position_from_row(log_position_row(position)) == position
-
-
-@pytest.mark.parametrize("row", [b"", b"{}", b"[]", container_row(CONTAINER).replace(b'"created"', b'"flying"')])
-def test_a_row_that_cannot_be_read_is_refused(row: bytes) -> None:
-    with pytest.raises(FailedPrecondition, match="a row that this version cannot read"):
-        container_from_row(row)
-
-
-def test_a_row_with_more_in_it_can_be_read() -> None:
-    assert container_from_row(container_row(CONTAINER).replace(b"{", b'{"of_later_versions":1,', 1)) == CONTAINER
 
 
 def test_a_stopped_sandbox_is_not_ready() -> None:
