@@ -14,6 +14,7 @@ from multicri_proxy.streaming.server import Limits
 from multicri_proxy.streaming.spdy import ProtocolError
 from multicri_proxy.streaming.spdy_session import SpdySession
 from multicri_proxy.streaming.tokens import Tokens
+from multicri_proxy.streaming.tunnel import Tunnel
 from multicri_proxy.streaming.upgrade import Asked, Refused, Transport, Upgrade, protocol_error
 from multicri_proxy.streaming.websocket_session import WebSocketSession
 from multicri_proxy.streaming.wire import Wire
@@ -71,7 +72,7 @@ def _protocol(asked: Asked, request: Request) -> str:
         case Transport.WEBSOCKET, RemoteCommand():
             spoken = tuple(WEBSOCKET_PROTOCOLS)
         case _:
-            spoken = tuple(port_forward.WEBSOCKET_PROTOCOLS)
+            spoken = (port_forward.TUNNEL_PROTOCOL, *port_forward.WEBSOCKET_PROTOCOLS)
     if not asked.protocols:
         return ""
     protocol = next((name for name in asked.protocols if name in spoken), None)
@@ -106,6 +107,9 @@ def _session(wire: Wire, transport: Transport, protocol: str, request: Request, 
             return spdy.run, partial(port_forward.over_spdy, spdy, request, limits.creation_s)
         version = SPDY_PROTOCOLS.get(protocol, OLDEST)
         return spdy.run, partial(remote_command.over_spdy, spdy, request, version, limits.creation_s)
+    if isinstance(request, PortForward) and protocol == port_forward.TUNNEL_PROTOCOL:
+        spdy = SpdySession(Tunnel(wire))
+        return spdy.run, partial(port_forward.over_spdy, spdy, request, limits.creation_s)
     if isinstance(request, PortForward):
         is_base64 = port_forward.WEBSOCKET_PROTOCOLS.get(protocol, False)
         channels = range(2 * len(request.ports))

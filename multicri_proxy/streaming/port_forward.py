@@ -25,6 +25,9 @@ SPDY_PROTOCOL = "portforward.k8s.io"
 WEBSOCKET_PROTOCOLS = {"v4.channel.k8s.io": False, "v4.base64.channel.k8s.io": True}
 """To whether they are base64."""
 
+TUNNEL_PROTOCOL = f"SPDY/3.1+{SPDY_PROTOCOL}"
+"""SPDY inside of a WebSocket."""
+
 _CONNECT_S = 30.0
 _LINGER_S = 10.0
 _LONGEST_FAILURE = 2048

@@ -15,6 +15,7 @@ from multicri_proxy.streaming.spdy_connection import (
     ServerConnection,
     WasReset,
 )
+from multicri_proxy.streaming.tunnel import Tunnel
 from multicri_proxy.streaming.wire import PIECE_BYTES, Wire
 
 
@@ -56,7 +57,7 @@ class SpdyStream:
 class SpdySession:
     """`run` serves the client; `opened` gives the streams that it opens."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Wire | Tunnel) -> None:
         self.wire = wire
         self.connection = ServerConnection(wire.put)
         self._streams: dict[int, SpdyStream] = {}

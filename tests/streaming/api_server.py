@@ -41,6 +41,7 @@ async def api_server(streaming: Streaming) -> AsyncIterator[str]:
                 target = head.split(b" ", 2)[1].decode()
                 parts = urlsplit(target)
                 if b"\nupgrade:" in head.lower():
+                    streaming.upgrades.append(head)
                     url = await stream_url(streaming, parts.path.rpartition("/")[2], parse_qs(parts.query))
                     await passed_on(url, head.replace(target.encode(), urlsplit(url).path.encode(), 1), reader, writer)
                     break

@@ -14,11 +14,12 @@ from streaming.local_adapter import LocalAdapter
 
 
 class Streaming:
-    """A running container, and URLs for it."""
+    """A running container, and URLs for it. upgrades: requests that came through an API server."""
 
     def __init__(self, client: Client, adapter: LocalAdapter, sandbox_id: str, container_id: str) -> None:
         self.client, self.adapter = client, adapter
         self.sandbox_id, self.container_id = sandbox_id, container_id
+        self.upgrades: list[bytes] = []
 
     async def exec_url(self, *command: str, stdin: bool = False, stderr: bool = True, tty: bool = False) -> str:
         request = cri.ExecRequest(

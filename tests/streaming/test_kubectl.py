@@ -84,7 +84,7 @@ async def test_attach_passes_input_and_output(kubectl: Kubectl) -> None:
     assert process.returncode == 0
 
 
-async def test_port_forward_reaches_a_port(kubectl: Kubectl) -> None:
+async def test_port_forward_reaches_a_port(kubectl: Kubectl, streaming: Streaming, websockets: str) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"you said " + await reader.readexactly(5))
         writer.close()
@@ -104,3 +104,5 @@ async def test_port_forward_reaches_a_port(kubectl: Kubectl) -> None:
         with suppress(ProcessLookupError):
             process.terminate()
         await process.communicate()
+    (upgrade,) = streaming.upgrades
+    assert (b"SPDY/3.1+portforward.k8s.io" in upgrade) is (websockets == "true")

@@ -8,7 +8,7 @@ import pytest
 
 from streaming.conftest import Streaming
 from streaming.spdy_client import Spdy, Stream
-from streaming.websocket_client import WebSocket
+from streaming.websocket_client import BINARY, TEXT, WebSocket
 
 PROTOCOL = "portforward.k8s.io"
 
@@ -109,4 +109,16 @@ async def test_over_websocket_two_channels_stand_for_each_named_port(
     assert client.said[1] == struct.pack("<H", echo_port)
     await client.until_said(3, b"port 1 cannot be reached")
     assert client.said[2] == struct.pack("<H", 1)
+    await client.close()
+
+
+@pytest.mark.parametrize(
+    ("opcode", "payload"), [(TEXT, b"text"), (BINARY, b"no SPDY at all"), (3, b"an unknown opcode")]
+)
+async def test_what_is_no_spdy_in_a_tunnel_ends_the_connection(
+    streaming: Streaming, opcode: int, payload: bytes
+) -> None:
+    client = await WebSocket.connect(await streaming.forward_url(), "SPDY/3.1+portforward.k8s.io")
+    await client.frame(opcode, bytes([0x80, 2]) + payload)
+    await client.until(lambda: client.gone)
     await client.close()

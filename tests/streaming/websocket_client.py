@@ -36,7 +36,7 @@ class WebSocket:
         assert status == 101, (status, answered, await reader.read())
         digest = hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode(), usedforsecurity=False).digest()
         assert answered["sec-websocket-accept"] == base64.b64encode(digest).decode().lower()
-        assert answered.get("sec-websocket-protocol", "") == protocol
+        assert answered.get("sec-websocket-protocol", "") == protocol.lower()
         return cls(reader, writer, is_base64="base64" in protocol)
 
     async def close(self) -> None:
