@@ -18,7 +18,7 @@ from typing import Any
 import uvloop
 
 from multicri_proxy.admin import AdminServer
-from multicri_proxy.api.adapter import AdapterContext
+from multicri_proxy.api.adapter import AdapterContext, ImagesContext, ImagesFactory
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument
 from multicri_proxy.api.log import Log, writing_to_stderr
 from multicri_proxy.api.tasks import Tasks
@@ -95,13 +95,24 @@ async def running(settings: Settings) -> AsyncIterator[Reloadable]:
             for name, endpoint in endpoints.items():
                 await refuse_untested(name, endpoint)
         ledger = await stack.enter_async_context(Ledger.open(settings.resources_cache_path / "ledger.db"))
-        images = await plug_in("images", "pool")(ledger.space("images"))
+        secrets = SealedSecrets.from_file(key_file(settings, os.environ))
+        builders = plug_ins("image_builders")
+        make_pool: ImagesFactory = plug_in("images", "pool")
+        images = await make_pool(
+            ImagesContext(
+                settings=settings.adapters.get("images", {}),
+                store=ledger.space("images"),
+                secrets=secrets,
+                image_builders=builders,
+            )
+        )
         context = AdapterContext(
             settings=settings.adapters.get(settings.adapter_name, {}),
             store=ledger.space(f"adapter/{settings.adapter_name}"),
-            secrets=SealedSecrets.from_file(key_file(settings, os.environ)),
+            secrets=secrets,
+            images=images,
             handlers=settings.handler,
-            image_builders=plug_ins("image_builders"),
+            image_builders=builders,
         )
         service = await stack.enter_async_context(
             AdapterRuntime(

@@ -17,6 +17,7 @@ class _Sif:
     """
 
     name: str
+    schemes: frozenset[str] = frozenset({"docker"})
 
     @property
     def programs(self) -> tuple[str, ...]:
@@ -41,6 +42,7 @@ class _Charliecloud:
     """
 
     name: str = "charliecloud"
+    schemes: frozenset[str] = frozenset({"docker"})
 
     @property
     def programs(self) -> tuple[str, ...]:

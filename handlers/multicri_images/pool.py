@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from multicri_images.names import PREFIX, source_of
-from multicri_proxy.api.adapter import Store
+from multicri_proxy.api.adapter import ImagesContext, Store
 from multicri_proxy.api.errors import InvalidArgument
 from multicri_proxy.api.ids import ImageId, ImageRef
-from multicri_proxy.api.image import Image, ImagePool
+from multicri_proxy.api.image import BuildSource, Image, ImagePool, RegistryAuth
 from multicri_proxy.api.log import Log
 
 SHORTEST_ID_PREFIX = 12  # crictl prints 13 digits of an id
@@ -20,10 +20,10 @@ _HEX = re.compile(r"[0-9a-f]{12,64}", re.ASCII)
 _log = Log("images")
 
 
-async def pool(store: Store) -> ImagePool:
-    """The pool with every image that the store remembers."""
-    images = [_from_row(value) for _, value in await store.items()]
-    return Pool(store, sorted(images, key=lambda pair: pair[0]))
+async def pool(context: ImagesContext) -> ImagePool:
+    """The plug-in: an ImagesFactory."""
+    images = [_from_row(value) for _, value in await context.store.items()]
+    return Pool(context.store, sorted(images, key=lambda pair: pair[0]))
 
 
 def image_id(source: str) -> ImageId:
@@ -49,7 +49,9 @@ class Pool:
     def owns(self, name: str) -> bool:
         return name.startswith(PREFIX) or self._by_id(name) is not None
 
-    async def pull(self, name: ImageRef) -> Image:
+    async def pull(
+        self, name: ImageRef, *, auth: RegistryAuth | None = None, namespace: str = "", plain: bool = False
+    ) -> Image:
         source = source_of(name)
         key = image_id(source)
         async with self._writing:
@@ -80,14 +82,18 @@ class Pool:
     def images(self) -> Sequence[Image]:
         return tuple(self._images.values())
 
-    async def remove(self, name: str) -> None:
+    async def build_source(self, image: Image, namespace: str) -> BuildSource:
+        return BuildSource(uri=image.source)
+
+    async def remove(self, name: str) -> Image | None:
         async with self._writing:
             image = self.find(name)
             if image is None:
-                return
+                return None
             await self._store.delete(image.id)
             del self._images[image.id], self._numbers[image.id]
         _log.info("image forgotten", source=image.source, image_id=image.id)
+        return image
 
     def _by_id(self, name: str) -> Image | None:
         digits = name.removeprefix("sha256:")

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from multicri_proxy.api.ids import ContainerId, PodSandboxId
-from multicri_proxy.api.image import Image, ImageBuilder
+from multicri_proxy.api.image import Image, ImageBuilder, ImagePool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,14 +224,33 @@ class AdapterContext:
     """What an adapter's factory is given.
 
     settings: the section of the configuration that has the adapter's name, not yet checked.
-    handlers: the RuntimeClass handlers whose pods are the adapter's.
+    handlers: the RuntimeClass handlers whose pods are the adapter's. images: those that its containers are made of.
     """
 
     settings: Mapping[str, object]
     store: Store
     secrets: Secrets
+    images: ImagePool
     image_builders: Sequence[ImageBuilder]
     handlers: Sequence[str] = ("multicri",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagesContext:
+    """What the pool's factory is given. settings: the section ``images`` of the configuration, not yet checked."""
+
+    settings: Mapping[str, object]
+    store: Store
+    secrets: Secrets
+    image_builders: Sequence[ImageBuilder]
+
+
+class ImagesFactory(Protocol):
+    """A plug-in: the object that the entry point ``pool`` of the group ``multicri_proxy.images`` names."""
+
+    async def __call__(self, context: ImagesContext) -> ImagePool:
+        """The pool with every image that the store remembers."""
+        ...
 
 
 class AdapterFactory(Protocol):

@@ -1,25 +1,93 @@
-"""Images: what an adapter is given, and what builds one."""
+"""Images: what an adapter is given, what builds one, and how an adapter and the pool tell each other of them."""
 
+import base64
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
 
 from multicri_proxy.api.ids import ImageId, ImageRef
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageConfig:
+    """What an image says of itself. user: as in its Dockerfile, ``name`` or ``uid``, each with an optional ``:group``.
+
+    Source: OCI image specification, config.md.
+    """
+
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    working_dir: str = ""
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
     """One image that has been pulled.
 
-    source: where a builder takes it from, as a URI (``docker://docker.io/library/perl:5``).
-    names: every name under which it was pulled, oldest first.
-    size_bytes: 0 until a build has told it.
+    id: ``sha256:`` of what it is, never of what containerd calls one: both may have the same image, in one list.
+    source: where a builder takes it from, as a URI. ``docker://ghcr.io/acme/tool@sha256:…`` once the registry was
+        asked; ``docker://ghcr.io/acme/tool:1.2`` if the node cannot reach it.
+    names: every name under which it was pulled and that has not moved on to another image, oldest first.
+    digests: the manifests that it was found under, as ``ghcr.io/acme/tool@sha256:…``.
+    size_bytes: of its layers, as the registry has them; 0 if it was not asked. config: None likewise.
+    pinned: never to be removed to make room.
     """
 
     id: ImageId
     source: str
     names: tuple[ImageRef, ...]
+    digests: tuple[str, ...] = ()
     size_bytes: int = 0
+    config: ImageConfig | None = None
+    pinned: bool = False
+
+    @property
+    def scheme(self) -> str:
+        """Of its source: ``docker``, ``oras``, …"""
+        return self.source.partition(":")[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryAuth:
+    """Who we are for one registry: username and password, or one of the tokens. None of it is ever printed.
+
+    identity_token: an OAuth2 refresh token. registry_token: sent to the registry as it is.
+    """
+
+    username: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+    identity_token: str = field(default="", repr=False)
+    registry_token: str = field(default="", repr=False)
+
+    def docker_config(self, registry: str) -> bytes:
+        """A ``config.json`` of Docker's with this and nothing else, for ``--authfile``, ``DOCKER_CONFIG`` and such."""
+        key = "https://index.docker.io/v1/" if registry == "docker.io" else registry
+        entry = {
+            "auth": base64.b64encode(f"{self.username}:{self.password}".encode()).decode() if self.username else "",
+            "identitytoken": self.identity_token,
+            "registrytoken": self.registry_token,
+        }
+        return json.dumps({"auths": {key: {name: value for name, value in entry.items() if value}}}).encode()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildSource:
+    """Where one build takes an image from, and how it gets in there.
+
+    uri: as `Image.source`. registry: its host, with an optional port; empty if the source has none.
+    auth: None for an anonymous one. Whoever can read what a build leaves in the cluster can read it: to be given to
+        builders in a file of mode 0600 that is gone after the build, never in argv.
+    plain_http: the registry has no TLS. ca_certificates: PEM of the authorities that vouch for it, besides the usual.
+    """
+
+    uri: str
+    registry: str = ""
+    auth: RegistryAuth | None = None
+    plain_http: bool = False
+    ca_certificates: bytes = b""
 
 
 class ImagePool(Protocol):
@@ -29,10 +97,15 @@ class ImagePool(Protocol):
         """Is this our image: by its name's form, or as the id of one that was pulled? Pure and fast."""
         ...
 
-    async def pull(self, name: ImageRef) -> Image:
-        """Record the image under this name.
+    async def pull(
+        self, name: ImageRef, *, auth: RegistryAuth | None = None, namespace: str = "", plain: bool = False
+    ) -> Image:
+        """Find out what the name means now, and record it.
 
-        Raises InvalidArgument if the name cannot be understood.
+        auth: what the pod's namespace may pull it with; kept until the image is removed, for pods of the same one.
+        plain: the name is ours by its runtime handler, and may be a mere reference.
+        Raises InvalidArgument if the name cannot be understood or nothing builds its kind, NotFound if its registry
+        has no such image, PermissionDenied if it does not let us.
         """
         ...
 
@@ -44,8 +117,15 @@ class ImagePool(Protocol):
         """All images, in the order in which they were first pulled."""
         ...
 
-    async def remove(self, name: str) -> None:
-        """Forget the image with this name or id, with all of its names. One that is unknown is no error."""
+    async def remove(self, name: str) -> Image | None:
+        """Forget the image with this name or id, with all of its names; returns it. An unknown one is no error."""
+        ...
+
+    async def build_source(self, image: Image, namespace: str) -> BuildSource:
+        """What a build of the image for a pod of this namespace is to be given. Ask anew for each build.
+
+        Raises FailedPrecondition if the credentials cannot be had back.
+        """
         ...
 
 
@@ -58,6 +138,11 @@ class ImageBuilder(Protocol):
     @property
     def name(self) -> str:
         """``apptainer``, ``singularity`` or ``charliecloud``."""
+        ...
+
+    @property
+    def schemes(self) -> frozenset[str]:
+        """Of the sources that it can build. A name that no builder can build is refused when it is pulled."""
         ...
 
     @property
@@ -76,4 +161,34 @@ class ImageBuilder(Protocol):
         target: absolute path that does not exist yet, in a directory where temporary files may be left
         beside it under the same name with a suffix.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """What became of an image in one place.
+
+    place: for a human, as ``alice@login.hpc.example.org:/home/alice/multi-cri/images``.
+    size_bytes: once it is built. log: the end of what its builder wrote.
+    """
+
+    place: str
+    state: Literal["building", "built", "failed"]
+    size_bytes: int = 0
+    log: str = ""
+
+
+@runtime_checkable
+class KeepsImages(Protocol):
+    """An adapter that keeps what it builds. It need not.
+
+    After a crash, what it keeps of images that the pool does not know is left over.
+    """
+
+    def builds(self, image_id: ImageId) -> Sequence[Build]:
+        """From memory."""
+        ...
+
+    async def forget_image(self, image: Image) -> None:
+        """It was removed from the pool: delete what was built of it, in the background, once no container uses it."""
         ...

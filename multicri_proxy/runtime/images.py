@@ -4,9 +4,11 @@ from collections.abc import AsyncIterator
 
 from multicri_proxy.api.errors import InvalidArgument
 from multicri_proxy.api.ids import ImageRef
+from multicri_proxy.api.image import KeepsImages
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.runtime import messages
 from multicri_proxy.runtime.calls import Calls
+from multicri_proxy.runtime.late import itself
 
 
 class ImageCalls(Calls):
@@ -34,8 +36,11 @@ class ImageCalls(Calls):
             yield cri.StreamImagesResponse(images=batch)
 
     async def remove_image(self, request: cri.RemoveImageRequest) -> cri.RemoveImageResponse:
-        """Also while a container uses it, as with containerd: the kubelet knows which ones are in use."""
-        await self._parts.images.remove(_name(request.image))
+        """Also while a container uses it, as with containerd: what the container stands on is kept until it is gone."""
+        image = await self._parts.images.remove(_name(request.image))
+        adapter = itself(self._parts.adapter)
+        if image is not None and isinstance(adapter, KeepsImages):
+            await adapter.forget_image(image)
         return cri.RemoveImageResponse()
 
     async def image_fs_info(self, request: cri.ImageFsInfoRequest) -> cri.ImageFsInfoResponse:

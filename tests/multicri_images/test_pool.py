@@ -4,9 +4,13 @@ from collections.abc import Sequence
 
 import pytest
 from multicri_images import pool
+from multicri_images.builders import APPTAINER
 
+from multicri_proxy.api.adapter import ImagesContext
 from multicri_proxy.api.errors import InvalidArgument
 from multicri_proxy.api.ids import ImageRef
+from multicri_proxy.api.image import ImagePool
+from multicri_proxy.secrets import SealedSecrets
 
 PERL = ImageRef("multicri/docker-repository.perl:5")
 PERL_TOO = ImageRef("multicri/docker.perl.img:5")
@@ -27,8 +31,13 @@ class MemoryStore:
         return sorted(self.rows.items())
 
 
+async def pool_of(store: MemoryStore) -> ImagePool:
+    secrets = SealedSecrets(bytes(32))
+    return await pool(ImagesContext(settings={}, store=store, secrets=secrets, image_builders=(APPTAINER,)))
+
+
 async def test_two_names_of_one_source_are_one_image() -> None:
-    images = await pool(MemoryStore())
+    images = await pool_of(MemoryStore())
     first = await images.pull(PERL)
     second = await images.pull(PERL_TOO)
     assert second.id == first.id
@@ -40,15 +49,15 @@ async def test_two_names_of_one_source_are_one_image() -> None:
 
 async def test_a_restart_keeps_images_names_and_order() -> None:
     store = MemoryStore()
-    images = await pool(store)
+    images = await pool_of(store)
     for name in (TOOL, PERL, PERL_TOO):
         await images.pull(name)
-    again = await pool(store)
+    again = await pool_of(store)
     assert list(again.images()) == list(images.images())
 
 
 async def test_an_id_is_known_in_full_bare_and_shortened() -> None:
-    images = await pool(MemoryStore())
+    images = await pool_of(MemoryStore())
     image = await images.pull(PERL)
     digits = image.id.removeprefix("sha256:")
     for name in (image.id, digits, digits[:13], f"sha256:{digits[:12]}"):
@@ -60,7 +69,7 @@ async def test_an_id_is_known_in_full_bare_and_shortened() -> None:
 
 
 async def test_names_of_ours_are_owned_before_they_are_pulled() -> None:
-    images = await pool(MemoryStore())
+    images = await pool_of(MemoryStore())
     assert images.owns("multicri/whatever")
     assert not images.owns("multicri")
     assert not images.owns("docker.io/multicri/x")
@@ -70,7 +79,7 @@ async def test_names_of_ours_are_owned_before_they_are_pulled() -> None:
 
 async def test_removing_forgets_all_names_and_an_unknown_one_is_no_error() -> None:
     store = MemoryStore()
-    images = await pool(store)
+    images = await pool_of(store)
     image = await images.pull(PERL)
     await images.pull(PERL_TOO)
     await images.remove(image.id[:20])
@@ -82,7 +91,7 @@ async def test_removing_forgets_all_names_and_an_unknown_one_is_no_error() -> No
 
 async def test_a_name_that_is_none_is_refused_and_not_recorded() -> None:
     store = MemoryStore()
-    images = await pool(store)
+    images = await pool_of(store)
     with pytest.raises(InvalidArgument):
         await images.pull(ImageRef("multicri/local-image.x"))
     assert store.rows == {}

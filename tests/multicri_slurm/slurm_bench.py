@@ -13,6 +13,7 @@ from multicri_images.builders import APPTAINER, CHARLIECLOUD, SINGULARITY
 from multicri_images.names import source_of
 from multicri_images.pool import image_id
 from multicri_slurm.adapter import adapter
+from runtime.doubles import MemoryImages
 from testbed import Testbed
 
 from multicri_proxy.api.adapter import (
@@ -97,6 +98,7 @@ class Bench:
             settings=self.settings | settings,
             store=self.store,
             secrets=XorSecrets(),
+            images=MemoryImages(),
             image_builders=(APPTAINER, SINGULARITY, CHARLIECLOUD),
         )
         async with adapter(context) as entered:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from multicri_slurm.adapter import adapter as make_adapter
+from runtime.doubles import MemoryImages
 from slurm_bench import Bench, everything
 
 from multicri_proxy.api.adapter import AdapterContext, ContainerSpec, OutputStream, Phase
@@ -147,6 +148,7 @@ async def test_settings_of_a_cluster_that_are_wrong_stop_the_adapter_at_its_star
         settings={"clusters": {"hpc": {"host": "h", "handlers": ["kata"]}}},
         store=bench.store,
         secrets=None,  # type: ignore[arg-type]
+        images=MemoryImages(),
         image_builders=(),
     )
     with pytest.raises(InvalidArgument, match="add it to the setting handler"):

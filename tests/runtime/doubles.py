@@ -12,7 +12,7 @@ from typing import Self
 from multicri_proxy.api.adapter import Adapter, ContainerSpec, OutputStream, Phase, Report, Usage
 from multicri_proxy.api.errors import NotFound
 from multicri_proxy.api.ids import ContainerId, ImageId, ImageRef
-from multicri_proxy.api.image import Image
+from multicri_proxy.api.image import BuildSource, Image, RegistryAuth
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.ledger import Ledger
 from multicri_proxy.runtime.service import Runtime
@@ -174,7 +174,9 @@ class MemoryImages:
     def owns(self, name: str) -> bool:
         return name.startswith("multicri/") or name in self._images
 
-    async def pull(self, name: ImageRef) -> Image:
+    async def pull(
+        self, name: ImageRef, *, auth: RegistryAuth | None = None, namespace: str = "", plain: bool = False
+    ) -> Image:
         digest = hashlib.sha256(name.encode()).hexdigest()
         image = Image(id=ImageId(f"sha256:{digest}"), source=f"docker://{name}", names=(name,))
         self._images[image.id] = image
@@ -186,9 +188,13 @@ class MemoryImages:
     def images(self) -> Sequence[Image]:
         return list(self._images.values())
 
-    async def remove(self, name: str) -> None:
+    async def remove(self, name: str) -> Image | None:
         if image := self.find(name):
             del self._images[image.id]
+        return image
+
+    async def build_source(self, image: Image, namespace: str) -> BuildSource:
+        return BuildSource(uri=image.source)
 
 
 class Node:

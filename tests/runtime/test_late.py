@@ -39,7 +39,7 @@ class LateNode(Node):
 
     def _late(self, _: Cluster) -> Adapter:
         secrets = SealedSecrets.from_file(self.directory / "key")
-        context = AdapterContext(settings={}, store=self.store, secrets=secrets, image_builders=())
+        context = AdapterContext(settings={}, store=self.store, secrets=secrets, images=self.images, image_builders=())
         return LateAdapter("memory", self._load, context)
 
     def _load(self) -> AdapterFactory:
