@@ -20,13 +20,15 @@ from testbed.root import ClusterRoot, RootUser
 from testbed.settings import Settings
 
 UserName = Literal["root", "alice", "bob"]
-DaemonName = Literal["munged", "sshd", "slurmctld", "slurmd", "slurmdbd", "mariadbd"]
+DaemonName = Literal["munged", "sshd", "slurmctld", "slurmd", "slurmdbd", "mariadbd", "slurmrestd"]
 
 LOGIN: HostName = "login"
 COMPUTE: tuple[HostName, ...] = ("cn1", "cn2")
 ADDRESS_OF: dict[HostName, int] = {"login": 10, "cn1": 11, "cn2": 12}
 SSH_PORT = 22
+REST_PORT = 6820
 HOST_KEY = Path("etc/ssh/ssh_host_ed25519_key")
+JWT_KEY = Path("etc/slurm/jwt_hs256.key")
 USERS = (
     RootUser(name="alice", uid=2001, password="alicepw", apptainer=True),
     RootUser(name="bob", uid=2002, password="bobpw", apptainer=False),
@@ -77,6 +79,22 @@ DAEMONS: dict[DaemonName, HostDaemon] = {
         pid_file=Path("run/mysqld/mysqld.pid"),
         log=Path("var/log/mariadb.log"),
     ),
+    # It refuses to run as SlurmUser, and with its accounting part where Slurm has none.
+    # SLURM_JWT=daemon: it has no token of its own, and takes its callers'.
+    "slurmrestd": HostDaemon(
+        name="slurmrestd",
+        argv=(
+            "sh",
+            "-c",
+            "install -d -o nobody /run/slurmrestd && SLURM_JWT=daemon setsid setpriv --reuid nobody --regid nogroup"
+            " --clear-groups slurmrestd -a rest_auth/jwt"
+            " -s slurmctld$(! grep -q slurmdbd /etc/slurm/slurm.conf || echo ,slurmdbd)"
+            f" 0.0.0.0:{REST_PORT} unix:/run/slurmrestd/socket"
+            " </dev/null >/var/log/slurmrestd.log 2>&1 & echo $! >/run/slurmrestd.pid",
+        ),
+        pid_file=Path("run/slurmrestd.pid"),
+        log=Path("var/log/slurmrestd.log"),
+    ),
 }
 
 SLURM_CONF = """\
@@ -84,6 +102,7 @@ ClusterName=hpc
 SlurmctldHost=login({login})
 SlurmUser=root
 AuthType=auth/munge
+{alternative_auth}
 CredType=cred/munge
 StateSaveLocation=/var/spool/slurmctld
 SlurmdSpoolDir=/var/spool/slurmd
@@ -123,6 +142,7 @@ PreemptMode=REQUEUE
 PartitionName=urgent Nodes=cn1,cn2 PriorityTier=10 MaxTime=01:00:00 DefaultTime=00:10:00 State=UP
 PartitionName=gpu Nodes=cn2 MaxTime=04:00:00 DefaultTime=00:30:00 State=UP
 """
+WITH_TOKENS = "AuthAltTypes=auth/jwt\nAuthAltParameters=jwt_key=/etc/slurm/jwt_hs256.key"
 WITH_ACCOUNTING = """\
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=login
@@ -143,6 +163,7 @@ ConstrainDevices=no
 """
 SLURMDBD_CONF = """\
 AuthType=auth/munge
+{alternative_auth}
 DbdHost=login
 SlurmUser=root
 LogFile=/var/log/slurm/slurmdbd.log
@@ -214,6 +235,20 @@ class Cluster:
     @property
     def port(self) -> int:
         return SSH_PORT
+
+    @property
+    def serves_rest(self) -> bool:
+        """bookworm's slurmrestd speaks older versions only, and is left out."""
+        return self.settings.release != "bookworm"
+
+    @property
+    def rest_url(self) -> str:
+        return f"http://{self.host}:{REST_PORT}"
+
+    def token(self, user: str, *, lifespan_s: int = 3600) -> str:
+        """What slurmrestd knows a user by."""
+        asked = ["scontrol", "token", f"username={user}", f"lifespan={lifespan_s}"]
+        return self.run(LOGIN, asked, check=True).stdout.strip().removeprefix("SLURM_JWT=")
 
     @property
     def known_hosts(self) -> Path:
@@ -290,13 +325,14 @@ class Cluster:
         for user in map(self.user, (user.name for user in USERS)):
             _make_key(user.key, comment=f"{user.name}@testbed")
             _make_home(user, skeleton=self.root.path / "etc/skel")
+        jwt_key = secrets.token_bytes(32)
         host_key = self._directory / "ssh_host_ed25519_key"
         _make_key(host_key, comment="testbed")
         public = " ".join(host_key.with_suffix(".pub").read_text().split()[:2])
         self.known_hosts.write_text("".join(f"{self._address(host)} {public}\n" for host in ADDRESS_OF))
         munge_key = secrets.token_bytes(128)
         for host in (LOGIN, *COMPUTE):
-            self._configure(self._host(host), host_key, munge_key)
+            self._configure(self._host(host), host_key, munge_key, jwt_key)
 
     def boot(self) -> None:
         """Boot the hosts and start their daemons; return when sshd answers and both nodes take jobs."""
@@ -319,9 +355,9 @@ class Cluster:
     def daemons_of(self, host: HostName) -> tuple[DaemonName, ...]:
         if host != LOGIN:
             return ("munged", "slurmd", "sshd")
-        if self.settings.accounting:
-            return ("munged", "mariadbd", "slurmdbd", "slurmctld", "sshd")
-        return ("munged", "slurmctld", "sshd")
+        accounting: tuple[DaemonName, ...] = ("mariadbd", "slurmdbd") if self.settings.accounting else ()
+        rest: tuple[DaemonName, ...] = ("slurmrestd",) if self.serves_rest else ()
+        return ("munged", *accounting, "slurmctld", *rest, "sshd")
 
     def alive(self) -> dict[str, bool]:
         """Whether each host has booted and each of its daemons runs, by "host" and "host/daemon"."""
@@ -367,6 +403,8 @@ class Cluster:
         def serves() -> bool:
             if name == "sshd":
                 return self._ssh_banner(host)
+            if name == "slurmrestd":
+                return self._rest_answers()
             if name == "slurmd":
                 state = self.run(LOGIN, ["sinfo", "-h", "-N", "-n", host, "-o", "%T"]).stdout.split()
                 return bool(state) and state[0] in ("idle", "mixed", "allocated", "completing")
@@ -374,6 +412,13 @@ class Cluster:
             return done.returncode == 0 and (name != "slurmctld" or "UP" in done.stdout)
 
         wait_until(f"{name} on {host} serves", serves, timeout_s=60, log=self.log(name, host))
+
+    def _rest_answers(self) -> bool:
+        try:
+            with socket.create_connection((self.host, REST_PORT), timeout=2):
+                return True
+        except OSError:
+            return False
 
     def _ssh_banner(self, host: HostName) -> bool:
         try:
@@ -388,16 +433,18 @@ class Cluster:
     def _address(self, name: HostName) -> ipaddress.IPv4Address:
         return self.settings.cluster_network[ADDRESS_OF[name]]
 
-    def _configure(self, host: Host, host_key: Path, munge_key: bytes) -> None:
+    def _configure(self, host: Host, host_key: Path, munge_key: bytes, jwt_key: bytes) -> None:
         settings = self.settings
         addresses = {str(name): self._address(name) for name in ADDRESS_OF}
         names = "".join(f"{address} {name}\n" for name, address in addresses.items())
+        alternative_auth = WITH_TOKENS if self.serves_rest else ""
         slurm_conf = SLURM_CONF.format(
             **addresses,
             proctrack="proctrack/cgroup" if settings.memory_limits else "proctrack/linuxproc",
             task_plugin="task/cgroup" if settings.memory_limits else "task/none",
             accounting=WITH_ACCOUNTING if settings.accounting else WITHOUT_ACCOUNTING,
             min_job_age_s=settings.min_job_age_s,
+            alternative_auth=alternative_auth,
         )
         no_cgroups, no_penalties = NO_CGROUPS, NO_PENALTIES
         if settings.release == "bookworm":
@@ -422,8 +469,10 @@ class Cluster:
         munge_directory.chmod(0o700)
         for owned in (munge_directory, munge_directory / "munge.key"):
             os.chown(owned, uid, gid)
+        if host.name == LOGIN:
+            _write_private(host.upper / JWT_KEY, jwt_key)
         if settings.accounting and host.name == LOGIN:
-            conf = SLURMDBD_CONF.format(password=DATABASE_PASSWORD)
+            conf = SLURMDBD_CONF.format(password=DATABASE_PASSWORD, alternative_auth=alternative_auth)
             _write_private(host.upper / "etc/slurm/slurmdbd.conf", conf.encode())
 
     @property

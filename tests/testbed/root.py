@@ -46,14 +46,15 @@ class Release:
         return "openmpi-bin" in self.packages
 
 
+REST_PACKAGES = ("slurm-wlm-jwt-plugin", "slurmrestd")
 # bookworm has no Apptainer, and sid's wants a newer libc: there, Charliecloud is all there is.
 RELEASES: dict[ReleaseName, Release] = {
     "bookworm": Release(),
     "trixie": Release(
-        packages=("libpmix2t64", "openmpi-bin"),  # the first is what slurmd's mpi/pmix opens
+        packages=(*REST_PACKAGES, "libpmix2t64", "openmpi-bin"),  # libpmix2t64 is what slurmd's mpi/pmix opens
         sid_packages=("apptainer",),
     ),
-    "sid": Release(packages=("apptainer",)),
+    "sid": Release(packages=(*REST_PACKAGES, "apptainer")),
 }
 ACCOUNTING_PACKAGES = ("mariadb-server", "slurm-wlm-mysql-plugin", "slurmdbd")
 APPTAINER_GROUP = "apptainer"
