@@ -9,6 +9,8 @@ from collections.abc import Iterator
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _FIXED_SIZE = {_FIXED64: 8, _FIXED32: 4}
 _LONGEST_VARINT = 10
+_MOST_FIELDS = 10_000
+"""On one level. No request of CRI has nearly as many, and to read millions of them would hold up other calls."""
 
 
 class Malformed(ValueError):
@@ -41,8 +43,11 @@ def _only_value(message: bytes, path: tuple[int, ...]) -> bytes | None:
 
 
 def _values(message: memoryview, path: tuple[int, ...]) -> Iterator[memoryview]:
-    position, end = 0, len(message)
+    position, end, fields = 0, len(message), 0
     while position < end:
+        fields += 1
+        if fields > _MOST_FIELDS:
+            raise Malformed(f"more than {_MOST_FIELDS} fields")
         tag, position = _varint(message, position)
         number, wire_type = tag >> 3, tag & 7
         if wire_type == _LENGTH:

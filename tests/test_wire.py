@@ -47,6 +47,11 @@ def test_a_field_that_claims_more_bytes_than_there_are_is_refused() -> None:
         text_at(b"\x0a\x05abc", (1,))
 
 
+def test_a_message_of_millions_of_fields_is_not_read_to_its_end() -> None:
+    with pytest.raises(Malformed, match="more than 10000 fields"):
+        text_at(b"\x10\x01" * (1 << 23), (1,))
+
+
 @given(number=st.integers(1, 20), value=st.text(max_size=150))
 def test_a_message_that_is_nothing_but_the_string_is_read_for_any_field_and_length(number: int, value: str) -> None:
     encoded = value.encode()
