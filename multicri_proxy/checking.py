@@ -1,20 +1,24 @@
 """What a user wrote, in flags, environment and a YAML file, as `Settings`. Flags win over environment over file.
 
-Not imported by the daemon: see `reading`.
+Not imported by the daemon, which has it run as a child: see `reading`.
 """
 
 import difflib
 import ipaddress
+import pickle
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import IO, Annotated, Any, get_type_hints
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
+from multicri_proxy.api.adapter import SettingsCheck
 from multicri_proxy.api.errors import InvalidArgument
+from multicri_proxy.plugins import plug_in
 from multicri_proxy.settings import DEFAULTS, FLAGS, Settings
 
 ENVIRONMENT_PREFIX = "MULTICRI_"
@@ -224,3 +228,25 @@ def _sentence(place: tuple[int | str, ...], message: str, given: Mapping[str, _G
     name = str(place[0]) if place else message.partition(":")[0]
     source = f" ({given[name].source})" if name in given else ""
     return f"{name}{source}: {message.removeprefix(f'{name}: ')}"
+
+
+def _check_adapter(settings: Settings) -> None:
+    """Have the adapter check its own section."""
+    check: SettingsCheck = plug_in("adapter_settings", settings.adapter_name)
+    check(settings.adapters.get(settings.adapter_name, {}), settings.handler)
+
+
+def main(question: IO[bytes], answer: IO[bytes]) -> None:
+    """The child of `multicri_proxy.reading`: answers with `Settings`, or with what is wrong."""
+    flags, environment, file = pickle.load(question)  # noqa: S301  (the daemon's own)
+    found: Settings | str
+    try:
+        found = load(flags=flags, environment=environment, file=file)
+        _check_adapter(found)
+    except InvalidArgument as error:
+        found = str(error)
+    pickle.dump(found, answer)
+
+
+if __name__ == "__main__":
+    main(sys.stdin.buffer, sys.stdout.buffer)

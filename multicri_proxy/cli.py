@@ -9,7 +9,7 @@ from pathlib import Path
 
 from multicri_proxy import __version__
 from multicri_proxy.api.errors import MulticriError
-from multicri_proxy.check import add_check
+from multicri_proxy.check import commands as check_commands
 from multicri_proxy.dump import commands as dump_commands
 from multicri_proxy.jobs import commands as jobs_commands
 from multicri_proxy.reading import Reading
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     serve.set_defaults(run=_serve)
     dump_commands.add_commands(commands)
     jobs_commands.add_commands(commands)
-    add_check(commands)
+    check_commands.add_commands(commands)
     arguments = parser.parse_args(argv)
     status: int = arguments.run(arguments)
     return status

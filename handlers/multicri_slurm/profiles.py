@@ -6,12 +6,15 @@ section what it does not set itself, except for where the cluster is and who may
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from multicri_proxy.api.adapter import Pod
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument, PermissionDenied
 from multicri_slurm.accounts import DEFAULT_PROFILE, Account, Login, Proof
 from multicri_slurm.settings import Person, Settings, read_settings
-from multicri_slurm.variables import Variables
+
+if TYPE_CHECKING:  # what checks the section in a child of its own needs no variables
+    from multicri_slurm.variables import Variables
 
 CLUSTER_ANNOTATION = "slurm.multicri.io/cluster"
 
@@ -59,7 +62,7 @@ class Profile:
             "put host, port and user back until its pod is gone"
         )
 
-    def login_for(self, variables: Variables, namespace: str) -> Login:
+    def login_for(self, variables: "Variables", namespace: str) -> Login:
         """Who a pod is: what its CLUSTER_* say, else what the settings say.
 
         Raises InvalidArgument or PermissionDenied naming the variable or the setting that is in the way.
@@ -79,7 +82,7 @@ class Profile:
             )
         return login
 
-    def _own_login(self, variables: Variables) -> Login:
+    def _own_login(self, variables: "Variables") -> Login:
         host = variables.CLUSTER_HOST or self.settings.host
         missing = [
             f"{name}: must be set in the container's env"

@@ -1,0 +1,1 @@
+"""``multicri-proxy check``: tries the settings of the adapter out."""
