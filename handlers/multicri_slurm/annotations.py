@@ -18,6 +18,8 @@ READ_ELSEWHERE = frozenset({"cluster"})
 FAMILIES_READ_ELSEWHERE = ("volume-name.",)
 """The name of a volume in the cluster."""
 LONGEST_VALUE_SHOWN = 80
+MOST_EXPLAINED = 5
+"""To find what may have been meant takes a while, and a pod can have thousands."""
 _YES = frozenset({"", "true", "yes", "1"})
 _MPI = Option(Form(r"[a-z][a-z0-9_]{0,31}", "a type that srun --mpi=list names, like pmix, or mpirun"))
 
@@ -81,7 +83,10 @@ def read_annotations(annotations: Mapping[str, str]) -> Annotations:
     """Raises InvalidArgument naming each annotation below our prefix that is wrong or that there is none of."""
     ours = {key.removeprefix(PREFIX): value for key, value in annotations.items() if key.startswith(PREFIX)}
     given = {name: value for name, value in ours.items() if not _is_read_elsewhere(name)}
-    reasons = [reason for name in given if (reason := _why_not(name))]
+    unknown = [name for name in given if name not in _NAMES]
+    reasons = [_why_not(name) for name in unknown[:MOST_EXPLAINED]]
+    if len(unknown) > MOST_EXPLAINED:
+        reasons.append(f"{PREFIX}...: {len(unknown) - MOST_EXPLAINED} more that there are none of")
     known = {name.replace("-", "_"): value for name, value in given.items() if name in _NAMES}
     try:
         read = Annotations.model_validate(known)
@@ -95,9 +100,7 @@ def read_annotations(annotations: Mapping[str, str]) -> Annotations:
 
 
 def _why_not(name: str) -> str:
-    """Why there is no such annotation; empty if there is."""
-    if name in _NAMES:
-        return ""
+    """Why there is no such annotation."""
     shown = f"{PREFIX}{name[:LONGEST_VALUE_SHOWN]}"
     if name in REFUSED:
         return f"{shown}: is not allowed: {REFUSED[name]}"

@@ -14,6 +14,8 @@ from multicri_slurm.states import JobState, with_canceller
 
 _LINE = re.compile(r"([a-z_]+)=([A-Za-z0-9]*)", re.ASCII)
 LOST = 255
+LARGEST_CODE, LARGEST_NUMBER = 255, 2**63 - 1
+"""Whoever has the account can write these files: CRI has no room for more, and then tells nothing of the container."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,27 +35,28 @@ class ExitFile:
 def read_exit_file(text: str) -> ExitFile | None:
     """None if the text is no whole exit file."""
     found = {match[1]: match[2] for line in text.splitlines() if (match := _LINE.fullmatch(line))}
-    if not found.get("code", "").isdecimal() or "job_id" not in found:
+    code = _number(found.get("code", ""), LARGEST_CODE)
+    if code is None or "job_id" not in found:
         return None
-
-    def number(name: str) -> int | None:
-        return int(found[name]) if found.get(name, "").isdecimal() else None
-
     return ExitFile(
-        code=int(found["code"]),
+        code=code,
         reason=found.get("reason", ""),
-        finished_ns=number("finished_ns"),
-        stdout_bytes=number("stdout_bytes"),
-        stderr_bytes=number("stderr_bytes"),
+        finished_ns=_number(found.get("finished_ns", "")),
+        stdout_bytes=_number(found.get("stdout_bytes", "")),
+        stderr_bytes=_number(found.get("stderr_bytes", "")),
     )
 
 
 def read_started_file(text: str) -> tuple[int | None, int | None]:
     """(job id, Unix time in ns) from the file ``started``; None for what it does not tell."""
     words = text.split()
-    if len(words) == 2 and words[0].isdecimal() and words[1].isdecimal():
-        return int(words[0]), int(words[1])
-    return None, None
+    numbers = [_number(word) for word in words]
+    return (numbers[0], numbers[1]) if len(numbers) == 2 and None not in numbers else (None, None)
+
+
+def _number(text: str, largest: int = LARGEST_NUMBER) -> int | None:
+    """None if it is none, or none that can be true."""
+    return number if text.isdecimal() and (number := int(text)) <= largest else None
 
 
 def code_of_pair(text: str) -> int | None:

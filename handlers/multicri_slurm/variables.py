@@ -33,6 +33,8 @@ JOB_VARIABLES = frozenset(
 )
 SECRET_VARIABLES = frozenset({"CLUSTER_PASSWORD", "CLUSTER_KEYVALUE", "CLUSTER_CONFIG"})
 LONGEST_PRERUN = 65_536
+LONGEST_OPTIONS = 4096
+"""They are read on the event loop, word by word."""
 LONGEST_VALUE_SHOWN = 80
 
 
@@ -53,6 +55,12 @@ def _text(value: str) -> str:
     if len(value.encode()) > LONGEST_PRERUN:
         raise ValueError(f"must not be longer than {LONGEST_PRERUN} bytes")
     return value
+
+
+def _options(value: str) -> str:
+    if len(value) > LONGEST_OPTIONS:
+        raise ValueError(f"must not be longer than {LONGEST_OPTIONS} characters")
+    return _text(value)
 
 
 def _truth(value: str) -> bool:
@@ -94,10 +102,10 @@ class Variables(BaseModel):
     JOB_NUM_CORES_NODE: _Count | None = None
     JOB_NUM_CORES: _Count | None = None
     JOB_NUM_TASKS_NODE: _Count | None = None
-    JOB_CUSTOM_CONFIG: Annotated[str, AfterValidator(_text)] | None = None
+    JOB_CUSTOM_CONFIG: Annotated[str, AfterValidator(_options)] | None = None
     JOB_SHELL: Annotated[bool, BeforeValidator(_truth)] | None = None
     MPI_VERSION: Annotated[str, matching(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", "a version like 5.0.1")] | None = None
-    MPI_FLAGS: Annotated[str, AfterValidator(_text)] | None = None
+    MPI_FLAGS: Annotated[str, AfterValidator(_options)] | None = None
 
     @model_validator(mode="after")
     def _one_credential(self) -> "Variables":

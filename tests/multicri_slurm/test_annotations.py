@@ -47,6 +47,13 @@ def test_an_option_whose_value_may_be_left_out_takes_true_for_it() -> None:
     assert read(exclusive="user").options() == ("--exclusive=user",)
 
 
+def test_of_thousands_of_unknown_annotations_a_few_are_explained() -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        read_annotations({f"{PREFIX}nodez{number}": "" for number in range(3000)})
+    assert str(caught.value).count("is slurm.multicri.io/nodes meant?") == 5
+    assert "2995 more" in str(caught.value)
+
+
 def test_annotations_of_others_and_those_that_others_read_are_left_alone() -> None:
     others = {"kubernetes.io/config.source": "api", f"{PREFIX}cluster": "hpc", f"{PREFIX}volume-name.data": "x"}
     assert read_annotations(others) == Annotations()

@@ -117,6 +117,8 @@ def test_a_shell_is_asked_for_by_true_alone() -> None:
         ("JOB_NUM_CORES_NODE", b"2.5", "JOB_NUM_CORES_NODE='2.5'"),
         ("MPI_VERSION", b"5;id", "MPI_VERSION='5;id'"),
         ("CLUSTER_CONFIG", b"x" * 70_000, "CLUSTER_CONFIG: must not be longer"),
+        ("JOB_CUSTOM_CONFIG", b"#\n" * 2100, "must not be longer than 4096 characters"),
+        ("MPI_FLAGS", b"x" * 4100, "must not be longer than 4096 characters"),
         ("JOB_QUEUE", b"\xff", "JOB_QUEUE: must be UTF-8"),
     ],
 )

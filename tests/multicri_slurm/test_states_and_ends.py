@@ -151,6 +151,16 @@ def test_an_exit_file_is_read_and_half_of_one_is_none() -> None:
         assert read_exit_file(half) is None
 
 
+def test_numbers_that_cri_has_no_room_for_are_not_believed() -> None:
+    huge = "9" * 4000
+    for lie in (f"code={huge}\njob_id=7\n", "code=256\njob_id=7\n"):
+        assert read_exit_file(lie) is None
+    exit_file = read_exit_file(f"code=255\njob_id=7\nfinished_ns={huge}\nstdout_bytes={huge}\n")
+    assert exit_file is not None
+    assert dataclasses.astuple(exit_file) == (255, "", None, None, None)
+    assert read_started_file(f"7 {huge}") == (None, None)
+
+
 def test_small_texts_are_read() -> None:
     assert read_started_file("7 123\n") == (7, 123)
     assert read_started_file("7\n") == (None, None)
