@@ -7,9 +7,10 @@ looks first, under a lock, and the job itself claims its directory before it run
 import asyncio
 import posixpath
 from collections.abc import AsyncIterator, Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 from weakref import WeakValueDictionary
 
 from multicri_proxy.api.adapter import Adapter, AdapterContext, ContainerSpec, OutputStream, Phase, Report, Usage
@@ -20,11 +21,12 @@ from multicri_proxy.api.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from multicri_proxy.api.ids import ContainerId, JobId
+from multicri_proxy.api.ids import ContainerId, JobId, PodSandboxId
 from multicri_proxy.api.log import Log
 from multicri_proxy.api.tasks import Tasks
 from multicri_slurm import sshlib
 from multicri_slurm.accounts import Login
+from multicri_slurm.allocations import Allocations
 from multicri_slurm.board import Board
 from multicri_slurm.carrying import Carrier
 from multicri_slurm.cluster import Cluster, Signal
@@ -54,7 +56,7 @@ _log = Log("slurm")
 
 
 class SlurmAdapter:
-    """Runs each container as one batch job."""
+    """Runs each container as one batch job, or as a step in one that is its pod's."""
 
     def __init__(self, context: AdapterContext) -> None:
         self._profiles = read_profiles(context.settings, context.handlers)
@@ -72,6 +74,7 @@ class SlurmAdapter:
         self._board = Board()
         self._watching = Watching(self._records, self._board, self._tasks, self._carrier)
         self._in_flight = InFlight(self._records)
+        self._allocations = Allocations(self._records)
         self._usages = Usages(self._records, self._board, self._tasks, self._cluster_of)
         self._submits: dict[ContainerId, asyncio.Future[None]] = {}
         self._sweeps: dict[ContainerId, asyncio.Future[None]] = {}
@@ -98,8 +101,9 @@ class SlurmAdapter:
     async def adopt(self, known: Collection[ContainerId]) -> None:
         if self._records.all():
             await sshlib.load()
+        alive = {*known, *self._allocations.used_by(known)}
         for record in self._records.all():
-            if record.container_id not in known:
+            if record.container_id not in alive:
                 self._sweep(record)
             elif record.stage is Stage.ENDED and record.report is not None:
                 self._board.publish(record.report)
@@ -138,6 +142,9 @@ class SlurmAdapter:
         )
         try:
             async with self._sandbox_of(record):
+                if the_plan.pod_model == "allocation-per-pod":
+                    allocation = await self._allocations.join(record, the_plan, cluster, self._sweeps)
+                    record = replace(record, allocation=allocation)
                 await self._records.put(record)
             published = await self._stager.stage(the_plan, volumes, cluster, site, record.directory)
             await self._records.change(spec.id, stage=Stage.STAGED, published=published)
@@ -192,6 +199,10 @@ class SlurmAdapter:
             return
         await self._clean(record)
 
+    async def stop_sandbox(self, sandbox_id: PodSandboxId) -> None:
+        for allocation in self._allocations.of_sandbox(sandbox_id):
+            await self.stop_container(allocation.container_id, 0)
+
     def watch(self) -> AsyncIterator[Report]:
         return self._board.watch()
 
@@ -219,6 +230,7 @@ class SlurmAdapter:
             "directory": record.directory,
             "job_name": record.job_name,
             "job_id": str(record.job_id or ""),
+            "step_id": record.step_id,
             "stage": record.stage.value,
             "results": record.results,
         }
@@ -235,15 +247,31 @@ class SlurmAdapter:
 
     async def _submit(self, container_id: ContainerId) -> None:
         record = await self._records.change(container_id, stage=Stage.SUBMITTING)
-        cluster = self._cluster_of(record)
         try:
-            job_id = await cluster.job_of("submit", record.directory, record.job_name)
+            if record.allocation is not None:
+                await self.start_container(record.allocation)
+                if self._known(record.allocation).stage is Stage.ENDED:
+                    raise FailedPrecondition(f"container {container_id}: its pod's allocation has just ended")
+            job_id = await self._job_of("submit", record)
         except (InvalidArgument, ResourceExhausted):
             await self._records.change(container_id, stage=Stage.STAGED)
             raise
         if job_id is None:
             raise Unavailable(f"{record.account}: no answer to the submit of {record.job_name}")
         await self._submitted(record, job_id)
+
+    async def _job_of(self, mode: Literal["submit", "find", "cancel"], record: Record) -> JobId | None:
+        """The job in which a container runs or will run, as `Cluster.job_of` has it."""
+        cluster = self._cluster_of(record)
+        if record.allocation is None:
+            return await cluster.job_of(mode, record.directory, record.job_name)
+        allocation = self._allocations.of_member(record)
+        try:
+            requested = await cluster.step_requested(mode, allocation.directory, record.directory)
+        except FailedPrecondition:
+            self._watching.hurry(record.account)  # it may be over, which we do not know yet
+            raise
+        return allocation.job_id if requested else None
 
     async def _submitted(self, record: Record, job_id: JobId) -> Record:
         now = self._known(record.container_id)
@@ -262,7 +290,7 @@ class SlurmAdapter:
             record = self._known(record.container_id)
         if record.stage is Stage.SUBMITTING:
             try:
-                job_id = await self._cluster_of(record).job_of("cancel", record.directory, record.job_name)
+                job_id = await self._job_of("cancel", record)
             except NotFound:
                 job_id = None
             if job_id is not None:
@@ -288,7 +316,7 @@ class SlurmAdapter:
             record = self._records.get(container_id)
             if record is None or record.stage is not Stage.SUBMITTING or container_id in self._submits:
                 return
-            job_id = await self._cluster_of(record).job_of("find", record.directory, record.job_name)
+            job_id = await self._job_of("find", record)
             if job_id is not None:
                 await self._submitted(record, job_id)
 
@@ -302,23 +330,35 @@ class SlurmAdapter:
             _log.error("a job cannot be watched any more", container_id=record.container_id, reason=error)
 
     async def _signal(self, cluster: Cluster, signal: Signal, container_id: ContainerId) -> None:
-        job_id = self._known(container_id).job_id
-        if job_id is not None:
-            await cluster.signal(signal, job_id)
-            self._watching.hurry(cluster.login.account)
+        record = self._known(container_id)
+        if record.job_id is None:
+            return
+        if record.allocation is None:
+            await cluster.signal(signal, record.job_id)
+        else:
+            allocation = self._allocations.of_member(record)
+            await cluster.signal_step(signal, record.job_id, allocation.directory, record.directory)
+        self._watching.hurry(cluster.login.account)
 
     # -- what is left over ---------------------------------------------------------------------------------------
 
     async def _clean(self, record: Record) -> None:
-        """Stop what still runs, delete the directory, then the record and with it the credentials."""
+        """Stop what still runs, delete the directory, then the record and with it the credentials.
+
+        The last container of an allocation takes that with it.
+        """
         if record.stage in {Stage.SUBMITTING, Stage.SUBMITTED} or record.container_id in self._submits:
             await self.stop_container(record.container_id, 0)
         self._watching.drop(record)
         async with self._sandbox_of(record):
             await self._remove_directories(record)
             await self._records.delete(record.container_id)
+            unused = self._allocations.unused_in(posixpath.dirname(record.directory))
+            ends = [self._sweep(one) for one in unused if one.container_id not in self._sweeps]
         self._board.forget(record.container_id)
         _log.info("container removed", container_id=record.container_id, account=record.account)
+        if ends:
+            await asyncio.wait(ends, timeout=CLEANUP_WAIT_S)
 
     async def _remove_directories(self, record: Record) -> None:
         """Those of the container, and those of its sandbox with the last one there."""

@@ -13,8 +13,8 @@ from multicri_proxy.api.errors import InvalidArgument
 from multicri_slurm.job_options import ALLOWED, REFUSED, Form, Option
 
 PREFIX = "slurm.multicri.io/"
-READ_ELSEWHERE = frozenset({"cluster"})
-"""The profile of the cluster."""
+READ_ELSEWHERE = frozenset({"cluster", "pod-model"})
+"""The profile of the cluster; what a pod is there."""
 FAMILIES_READ_ELSEWHERE = ("volume-name.",)
 """The name of a volume in the cluster."""
 LONGEST_VALUE_SHOWN = 80

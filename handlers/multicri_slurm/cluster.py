@@ -344,6 +344,39 @@ class Cluster:
         if says_nothing_of_slurm(words := " ".join(found.get("scancel", ()))):
             raise Unavailable(f"{self.login.account}: Slurm does not answer: {words}")
 
+    async def step_requested(
+        self, mode: Literal["submit", "find", "cancel"], allocation_directory: str, directory: str
+    ) -> bool:
+        """Whether an allocation is asked for a container's step, which after ``submit`` it is.
+
+        Raises Unavailable if that cannot be known, NotFound if the container's directory is gone,
+        FailedPrecondition if the allocation begins no steps any more.
+        """
+        found = await self._script(remote_scripts.STEP, mode, allocation_directory, directory, str(LOCK_WAIT_S))
+        self._check_locking(found, directory)
+        match found.get("error", ("",))[0]:
+            case "":
+                return found["done"] == ("requested",)
+            case "gone":
+                raise NotFound(f"{self.login.account}: {directory} is gone")
+            case "cancelled":
+                raise FailedPrecondition(f"{self.login.account}: {directory} was cancelled before it was started")
+            case "over":
+                raise FailedPrecondition(f"{self.login.account}: the pod's allocation is over")
+            case _:
+                raise Unavailable(f"{self.login.account}: a start in {directory} is still under way")
+
+    async def signal_step(self, name: Signal, job_id: JobId, allocation_directory: str, directory: str) -> None:
+        """Have Slurm signal a container's step; one that has not begun never will.
+
+        Raises Unavailable if Slurm is silent.
+        """
+        found = await self._script(remote_scripts.SIGNAL_STEP, name, str(job_id), allocation_directory, directory)
+        if found.get("error") == ("gone",):
+            raise NotFound(f"{self.login.account}: {directory} is gone")
+        if says_nothing_of_slurm(words := " ".join(found.get("scancel", ()))):
+            raise Unavailable(f"{self.login.account}: Slurm does not answer: {words}")
+
     def _check_locking(self, found: Mapping[str, tuple[str, ...]], directory: str) -> None:
         if found.get("error") == ("unlockable",):
             raise FailedPrecondition(

@@ -3,17 +3,20 @@
 import time
 from dataclasses import dataclass
 
-from multicri_proxy.api.adapter import Report
+from multicri_proxy.api.adapter import Phase, Report
 from multicri_proxy.api.ids import JobId
+from multicri_slurm.allocation_script import CANCELLED
 from multicri_slurm.answers import JobLine
 from multicri_slurm.cluster import Cluster
 from multicri_slurm.exits import Ending, read_exit_file, read_started_file, report_of
 from multicri_slurm.records import Record
 from multicri_slurm.script import EXITED
-from multicri_slurm.states import state_named
+from multicri_slurm.states import JobState, state_named
 
 LAST_WORDS_BYTES = 8192
 SMALL_FILE_BYTES = 4096
+NEVER_RAN = JobState(phase=Phase.EXITED, reason=CANCELLED, exit_code=137)
+"""An allocation that ends well says nothing of the containers that it has not come to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +54,8 @@ async def gather(cluster: Cluster, record: Record, line: JobLine | None) -> Rema
     if exit_file is None or exit_file.reason != EXITED or (state is not None and state.reason):
         tail = await cluster.read_tail(f"{directory}/slurm.out", LAST_WORDS_BYTES)
         last_words = tail.decode("utf-8", "replace")
+    if record.allocation is not None and exit_file is None and state is not None and state.exit_code == 0:
+        state = NEVER_RAN
     ending = Ending(
         state=state,
         state_text=line.state if line is not None else "",
@@ -74,6 +79,18 @@ async def gather(cluster: Cluster, record: Record, line: JobLine | None) -> Rema
 async def started_at_ns(cluster: Cluster, directory: str) -> int | None:
     """When the container was started; None while it was not."""
     return read_started_file(await _text(cluster, f"{directory}/started"))[1]
+
+
+async def step_of(cluster: Cluster, directory: str) -> str:
+    """The number of the step that runs the container of this directory; empty if there is none yet."""
+    words = (await _text(cluster, f"{directory}/step")).strip()
+    return words if words.isdecimal() else ""
+
+
+async def has_ended(cluster: Cluster, directory: str) -> bool:
+    """Whether the step that ran the container of this directory is gone."""
+    await cluster.refresh(directory)
+    return await cluster.size_of(f"{directory}/ended") is not None
 
 
 async def _text(cluster: Cluster, path: str) -> str:

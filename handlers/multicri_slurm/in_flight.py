@@ -36,5 +36,9 @@ class InFlight:
             del self._coming[container_id]
 
     def _of(self, profile: str) -> set[ContainerId]:
-        recorded = {r.container_id for r in self._records.all() if r.profile == profile and r.stage is not Stage.ENDED}
+        recorded = {
+            r.container_id
+            for r in self._records.all()
+            if r.profile == profile and r.stage is not Stage.ENDED and r.allocation_of is None
+        }
         return recorded | {key for key, name in self._coming.items() if name == profile}

@@ -11,6 +11,7 @@ from multicri_proxy.api.adapter import ContainerSpec
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument
 from multicri_proxy.api.image import ImageBuilder
 from multicri_slurm.accounts import Login
+from multicri_slurm.allocation_script import step_files
 from multicri_slurm.annotations import Annotations, read_annotations
 from multicri_slurm.cluster import Site
 from multicri_slurm.custom_config import custom_options
@@ -22,24 +23,29 @@ from multicri_slurm.environment import (
     home_of,
 )
 from multicri_slurm.mpi import Mpi, launcher, read_flags
+from multicri_slurm.pod_model import ONE_NODE, check_step, pod_model_of
 from multicri_slurm.precedence import asks_for_gpus, settled
 from multicri_slurm.prerun import prerun_of
 from multicri_slurm.profiles import Profile
 from multicri_slurm.records import job_name_of
-from multicri_slurm.resources import resource_options
+from multicri_slurm.resources import MIB, resource_options
 from multicri_slurm.runtimes import ENV_FILE, Bind, Container, ImageConfig, Kind, Runtime
 from multicri_slurm.script import ContainerScript, JobScript, comment_of, render
-from multicri_slurm.settings import Settings
+from multicri_slurm.settings import PodModel, Settings
 from multicri_slurm.variables import Variables, read_variables, split
 
 _GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK")
 """Slurm tells a job in these which GPUs are its own. Source: gres.html."""
+_NOTHING: tuple[str, ...] = ()
 _KINDS: Mapping[str, Kind] = {"apptainer": "apptainer", "singularity": "singularity", "charliecloud": "charliecloud"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A container that may be staged. command, args: the pod's. options: for sbatch, clean. mpi: of an MPI job."""
+    """A container that may be staged. command, args: the pod's. mpi: of an MPI job.
+
+    options: for sbatch, clean; those of the pod's allocation, where its containers share one.
+    """
 
     spec: ContainerSpec
     profile: Profile
@@ -50,6 +56,7 @@ class Plan:
     args: tuple[str, ...]
     options: tuple[str, ...]
     mpi: Mpi | None
+    pod_model: PodModel = "job-per-container"
 
 
 def plan(spec: ContainerSpec, profile: Profile) -> Plan:
@@ -65,9 +72,14 @@ def plan(spec: ContainerSpec, profile: Profile) -> Plan:
         raise InvalidArgument("JOB_SHELL='true': must go with a command or args, which are then a line for /bin/sh")
     shell = settings.job_shell if variables.JOB_SHELL is None else variables.JOB_SHELL
     command, args = _for_a_shell(spec) if shell and (spec.command or spec.args) else (spec.command, spec.args)
+    pod_model = pod_model_of(spec.pod, settings)
+    resources, fixed = spec.resources, _NOTHING
+    if pod_model == "allocation-per-pod":
+        check_step(variables, annotations)
+        resources, fixed = spec.pod.resources, ONE_NODE
     mpi = _mpi(variables, annotations, settings)
     custom = custom_options(variables.JOB_CUSTOM_CONFIG or "", settings.job_options_allowed)
-    chosen = settled(custom, variables.job_options(), annotations.options(), mpi.job_options() if mpi else ())
+    chosen = settled(fixed, custom, variables.job_options(), annotations.options(), mpi.job_options() if mpi else ())
     defaults = settings.default_options()
     return Plan(
         spec=spec,
@@ -77,8 +89,9 @@ def plan(spec: ContainerSpec, profile: Profile) -> Plan:
         env=env,
         command=command,
         args=args,
-        options=settled(chosen, resource_options(spec.resources, settled(chosen, defaults)), defaults),
+        options=settled(chosen, resource_options(resources, settled(chosen, defaults)), defaults),
         mpi=mpi,
+        pod_model=pod_model,
     )
 
 
@@ -180,13 +193,18 @@ def files_of(
             binds=binds,
         ),
     )
+    files = {ENV_FILE: (env_file_of(the_plan, runtime), 0o600)}
+    if the_plan.prerun is not None:
+        files["prerun.sh"] = (the_plan.prerun + b"\n", 0o600)
+    if the_plan.pod_model == "allocation-per-pod":
+        memory_bytes = spec.resources.memory_bytes
+        memory_mib = -(-memory_bytes // MIB) if memory_bytes is not None else None
+        texts = step_files(spec.name, memory_mib, script)
+        return files | {name: (text.encode(), 0o600) for name, text in texts.items()}
     job = JobScript(
         job_name=job_name_of(spec.id),
         comment=comment_of(spec.pod.namespace, spec.pod.name, spec.name),
         options=the_plan.options,
         script=script,
     )
-    files = {ENV_FILE: (env_file_of(the_plan, runtime), 0o600), "job.sh": (render(job).encode(), 0o600)}
-    if the_plan.prerun is not None:
-        files["prerun.sh"] = (the_plan.prerun + b"\n", 0o600)
-    return files
+    return files | {"job.sh": (render(job).encode(), 0o600)}

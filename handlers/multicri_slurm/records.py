@@ -9,7 +9,7 @@ from enum import Enum
 
 from multicri_proxy.api.adapter import Phase, Report, Secrets, Store
 from multicri_proxy.api.errors import FailedPrecondition, NotFound
-from multicri_proxy.api.ids import ContainerId, JobId
+from multicri_proxy.api.ids import ContainerId, JobId, PodSandboxId
 from multicri_slurm.accounts import DEFAULT_PROFILE, Account, Login
 from multicri_slurm.profiles import Profiles
 
@@ -38,13 +38,16 @@ class Published:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One container.
+    """One container; or the allocation that containers of a pod share, which is a job like another.
 
     sealed: the pod's own credentials, bound to the container's id; empty if its profile has them.
     profile: whose settings it was created with. directory: absolute, in the cluster; empty until it is known.
     job_id: from SUBMITTED on. report, last_words, stderr_bytes: from ENDED on. last_words follow the container's
     stderr, after stderr_bytes (None: as long as the file is).
     results: absolute, in the cluster; what is in it stays. message_path: on the node, of the termination message.
+    allocation: the record of the allocation in which the container is a step; None for a job of its own.
+    step_id: of the step, from its start on; empty for a job of its own, which runs in the job's batch step.
+    allocation_of: the sandbox whose allocation this is; None for a container.
     """
 
     container_id: ContainerId
@@ -62,6 +65,9 @@ class Record:
     published: tuple[Published, ...] = ()
     results: str = ""
     message_path: str = ""
+    allocation: ContainerId | None = None
+    step_id: str = ""
+    allocation_of: PodSandboxId | None = None
 
 
 def job_name_of(container_id: ContainerId) -> str:
@@ -142,6 +148,9 @@ def _to_row(record: Record) -> bytes:
         "published": [asdict(published) for published in record.published],
         "results": record.results,
         "message_path": record.message_path,
+        "allocation": record.allocation,
+        "step_id": record.step_id,
+        "allocation_of": record.allocation_of,
     }
     return json.dumps(row).encode()
 
@@ -165,4 +174,7 @@ def _from_row(value: bytes) -> Record:
         published=tuple(Published(**published) for published in row.get("published", ())),
         results=row.get("results", ""),
         message_path=row.get("message_path", ""),
+        allocation=row.get("allocation"),
+        step_id=row.get("step_id", ""),
+        allocation_of=row.get("allocation_of"),
     )

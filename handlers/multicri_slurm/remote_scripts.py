@@ -160,6 +160,62 @@ lock. Says job=N, done=none, or error=gone|busy|unlockable|silent|cancelled|refu
 The file ``attempt`` is there as soon as sbatch may have been called: without it there is nothing to look for.
 """
 
+STEP: Final = (
+    _TOOLS
+    + r"""
+main() { # mode, directory of the allocation, directory of the container, seconds
+  if ! cd -- "$3"; then say error=gone; return; fi
+  id=${3##*/}
+  umask 077
+  exec 9>>lock || return
+  locked "$4" || return
+  [ "$1" != cancel ] || true > cancelled || return
+  for place in requests running withdrawn; do # in the order in which it may move
+    if [ -e "$2/$place/$id" ]; then say done=requested; return; fi
+  done
+  if [ "$1" != submit ]; then say done=none; return; fi
+  if [ -e cancelled ]; then say error=cancelled; return; fi
+  if [ ! -d "$2/requests" ]; then say error=over; return; fi
+  true > "$2/requests/$id" && say done=requested
+}
+main "$@"
+"""
+)
+"""Ask an allocation for the step of a container, or see whether it was asked for, under the container's lock.
+
+Args: mode (submit; find; cancel: as find, and no submit shall follow), directory of the allocation, of the container,
+seconds to wait for the lock. Says done=requested|none, or error=gone|busy|unlockable|cancelled|over.
+"""
+
+SIGNAL_STEP: Final = (
+    _TOOLS
+    + r"""
+main() { # TERM, USR1 or CANCEL, job id, directory of the allocation, directory of the container
+  if ! cd -- "$4"; then say error=gone; return; fi
+  id=${4##*/}
+  umask 077
+  true > cancelled || return
+  if mv "$3/requests/$id" "$3/withdrawn/" 2>/dev/null || [ -e "$3/withdrawn/$id" ]; then
+    if [ ! -e ended ]; then
+      printf 'code=137\nreason=Cancelled\nfinished_ns=%s\njob_id=%s\n' "$(date +%s%N)" "$2" > exit.tmp &&
+        mv exit.tmp exit && true > ended || return
+    fi
+  elif [ -s step ]; then
+    case $1 in
+      CANCEL) scancel "$2.$(cat step)" 2>&1 | say_lines scancel ;;
+      *) scancel -s "$1" "$2.$(cat step)" 2>&1 | say_lines scancel ;;
+    esac
+  fi
+  say done=signalled
+}
+main "$@"
+"""
+)
+"""Of a container whose step has not begun, the request is taken back, and it has ended. Else its step is signalled.
+
+A step that is just being made finds the file ``cancelled``, which is there before we look for the step.
+"""
+
 QUEUE: Final = (
     _TOOLS
     + r"""

@@ -17,6 +17,7 @@ this script instead would leave everything behind where Slurm tracks processes b
 import re
 import shlex
 from dataclasses import dataclass
+from typing import Protocol
 
 from multicri_slurm.mpi import SRUN
 from multicri_slurm.runtimes import ENV_FILE, Container, container_words
@@ -27,6 +28,17 @@ LONGEST_COMMENT = 200
 PRERUN_FAILED = "PrerunFailed"
 REQUEUED = "Requeued"
 EXITED = "Exited"
+
+
+class Script(Protocol):
+    """What a job runs in its directory, which is an absolute path."""
+
+    @property
+    def directory(self) -> str: ...
+
+    def render(self) -> str:
+        """For bash."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +60,7 @@ class ContainerScript:
         words = " ".join(quoted(word) for word in (*self.launcher, *container_words(self.container)))
         return (
             f"multicri_directory={shlex.quote(self.directory)}\n"
-            f"{_BEGIN.replace('@TERM@', _TERM_BY_SLURM if self.launcher[:1] == (SRUN,) else _TERM)}"
+            f"{BEGIN.replace('@TERM@', _TERM_BY_SLURM if self.launcher[:1] == (SRUN,) else TERM)}"
             f"{_PRERUN if self.has_prerun else ''}{self._passing()}{_CONTAINER.replace('@WORDS@', words)}"
         )
 
@@ -73,7 +85,7 @@ class JobScript:
     job_name: str
     comment: str
     options: tuple[str, ...]
-    script: ContainerScript
+    script: Script
 
 
 def comment_of(namespace: str, pod: str, container: str) -> str:
@@ -115,7 +127,7 @@ def quoted(word: str) -> str:
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ESCAPED = re.compile(r"[\x00-\x1f\x7f\\']")
 
-_TERM = r"""  kill -TERM "$multicri_child"
+TERM = r"""  kill -TERM "$multicri_child"
 """
 _TERM_BY_SLURM = r"""  if squeue -h -s -j "$SLURM_JOB_ID" -o %i | grep -q '[.][0-9]'; then
     scancel --signal=TERM "$SLURM_JOB_ID" # to the tasks of its steps, but not to this script
@@ -125,7 +137,7 @@ _TERM_BY_SLURM = r"""  if squeue -h -s -j "$SLURM_JOB_ID" -o %i | grep -q '[.][0
 """
 """Of a TERM of its own, srun kills its tasks (seen with 24.11). While it has none yet, scancel says nothing."""
 
-_BEGIN = r"""
+BEGIN = r"""
 multicri_finish() { # code reason
   trap - EXIT
   trap '' TERM USR1

@@ -27,6 +27,7 @@ _OPTION = re.compile(r"[a-z][a-z0-9-]*", re.ASCII)
 _JUMP = re.compile(r"(?:(?P<user>[^@]+)@)?(?P<host>\[[^]]+\]|[^:]+)(?::(?P<port>[0-9]+))?", re.ASCII)
 LONGEST_PRERUN = 65_536
 
+PodModel = Literal["job-per-container", "allocation-per-pod"]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 ProofFile = Annotated[
     str, matching(r"(/[^\0\n]*|[A-Za-z0-9][A-Za-z0-9_.-]*)?", "an absolute path, or the name of a systemd credential")
@@ -112,6 +113,8 @@ class Settings(Person):
     job_shell: whether command and args are a line for a shell where a pod does not say JOB_SHELL, as with multi-cri.
     mpi: how the ranks of MPI jobs are started, if the pod says so neither
         itself nor with MPI_FLAGS: a type of ``srun --mpi=list``, or mpirun.
+    pod_model: whether each container of a pod is a job, or the pod one allocation and its containers steps in it.
+    allocation_idle_s: after how long without any container an allocation ends by itself: its node may be gone.
     kubelet_directory: the kubelet's ``--root-dir``.
     host_paths_allowed: directories of the node of which pods may have copies in the cluster, with a read-only hostPath.
     volume_names: by a volume's name, the directory below mount_path where the cluster has mounted it, if it is another.
@@ -145,6 +148,8 @@ class Settings(Person):
     job_options_default: str = ""
     job_shell: bool = False
     mpi: Annotated[str, matching(r"[a-z][a-z0-9_]{0,31}", "a type that srun --mpi=list names, or mpirun")] | None = None
+    pod_model: PodModel = "job-per-container"
+    allocation_idle_s: Seconds = 3600.0
     kubelet_directory: str = "/var/lib/kubelet"
     host_paths_allowed: tuple[str, ...] = ()
     volume_names: Mapping[str, str] = {}

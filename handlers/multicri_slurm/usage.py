@@ -61,29 +61,29 @@ class Usages:
             self._forget_ended()
 
     async def _measure_once(self, account: Account) -> bool:
-        running = {
-            record.job_id: record
+        running = [
+            record
             for record in self._records.all()
             if record.account == account
-            and record.job_id is not None
+            and record.allocation_of is None
             and record.stage is Stage.SUBMITTED
             and (report := self._board.latest(record.container_id)) is not None
             and report.phase is Phase.RUNNING
-        }
+        ]
         self._forget_ended()
         if not running:
             return True
         try:
-            cluster = self._cluster_of(next(iter(running.values())))
-            told = await cluster.usage(list(running))
+            cluster = self._cluster_of(running[0])
+            told = await cluster.usage(list({record.job_id for record in running if record.job_id is not None}))
         except MulticriError as error:
             if account not in self._complained:
                 self._complained.add(account)
                 _log.warning("what jobs use cannot be measured", account=account, reason=error)
             return False
         now_ns = time.time_ns()
-        for job_id, steps in told.items():
-            if (record := running.get(job_id)) is not None:
+        for record in running:
+            if record.job_id is not None and (steps := _of_container(record, told.get(record.job_id, {}))):
                 self._meters.setdefault(record.container_id, Meter()).read(steps, now_ns)
         return True
 
@@ -92,6 +92,13 @@ class Usages:
             record = self._records.get(container_id)
             if record is None or record.stage is not Stage.SUBMITTED:
                 del self._meters[container_id]
+
+
+def _of_container(record: Record, steps: Mapping[str, StepUsage]) -> Mapping[str, StepUsage]:
+    """Of the steps of its job: all, unless others have their own in it."""
+    if record.allocation is None:
+        return steps
+    return {step: told for step, told in steps.items() if step == record.step_id}
 
 
 class Meter:

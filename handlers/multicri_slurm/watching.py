@@ -13,7 +13,7 @@ from multicri_slurm.answers import JobLine
 from multicri_slurm.board import Board
 from multicri_slurm.carrying import Carrier
 from multicri_slurm.cluster import Cluster
-from multicri_slurm.ending import Remains, gather, started_at_ns
+from multicri_slurm.ending import Remains, gather, has_ended, started_at_ns, step_of
 from multicri_slurm.records import Record, Records, Stage
 from multicri_slurm.script import REQUEUED
 from multicri_slurm.states import JobState
@@ -39,6 +39,7 @@ class Watching:
         self._lines: dict[ContainerId, JobLine] = {}
         self._waiting_since: dict[ContainerId, float] = {}
         self._requeued: set[ContainerId] = set()
+        self._seen_ended: set[ContainerId] = set()
 
     def track(self, record: Record, job_id: JobId, cluster: Cluster) -> None:
         watcher = self._watchers.get(record.account)
@@ -66,6 +67,8 @@ class Watching:
         if record is None or record.stage is not Stage.SUBMITTED:
             return
         self._lines[container_id] = line
+        if record.allocation is not None and await self._step_over(record, line):
+            return
         if state.phase is Phase.QUEUED:
             if known is not None and known.phase is Phase.RUNNING:
                 await self._cancel_requeued(record, line)
@@ -75,7 +78,13 @@ class Watching:
         self._waiting_since.pop(container_id, None)
         started_ns = known.started_at_ns if known is not None and known.phase is Phase.RUNNING else None
         if started_ns is None:
-            started_ns = await started_at_ns(self._clusters[container_id], record.directory) or time.time_ns()
+            cluster = self._clusters[container_id]
+            started_ns = await started_at_ns(cluster, record.directory)
+            if record.allocation is not None:
+                if started_ns is None:  # the job runs, the container not yet
+                    return
+                await self._records.change(container_id, step_id=await step_of(cluster, record.directory))
+            started_ns = started_ns or time.time_ns()
             self.hurry(record.account)
         self._board.publish(
             Report(
@@ -86,6 +95,22 @@ class Watching:
                 message=_sentence(line) if state.reason else _short(f"job {line.job_id} runs on {line.nodes}"),
             )
         )
+
+    async def _step_over(self, record: Record, line: JobLine) -> bool:
+        """Record the end of a container that ended by itself, while its allocation goes on.
+
+        The end of the allocation ends its containers, too: only a look at the queue that begins when a container has
+        been seen to have ended can tell the one from the other.
+        """
+        cluster = self._clusters[record.container_id]
+        if record.container_id in self._seen_ended:
+            await self._carrier.bring_message(record, cluster)
+            await self._end(record, line, await gather(cluster, record, None))
+            return True
+        if await has_ended(cluster, record.directory):
+            self._seen_ended.add(record.container_id)
+            self.hurry(record.account)
+        return False
 
     def _waits(self, record: Record, line: JobLine) -> None:
         """Tell why, unless it has just begun to: most jobs of an idle cluster wait for a moment, for many reasons."""
@@ -114,6 +139,8 @@ class Watching:
         record, cluster = self._records.get(container_id), self._clusters.get(container_id)
         if record is None or cluster is None or record.job_id is None or record.stage is not Stage.SUBMITTED:
             return
+        if record.allocation is not None and line is not None and only_if_told:
+            return  # why it ended is not known before its allocation has
         remains = await gather(cluster, record, line)
         if not remains.told and remains.claimed_by is not None:
             await self._follow(record, remains.claimed_by, cluster)
@@ -168,6 +195,7 @@ class Watching:
         self._clusters.pop(record.container_id, None)
         self._waiting_since.pop(record.container_id, None)
         self._requeued.discard(record.container_id)
+        self._seen_ended.discard(record.container_id)
         if (watcher := self._watchers.get(record.account)) is not None:
             watcher.drop(record.container_id)
 

@@ -15,20 +15,6 @@ from multicri_proxy.api.image import Image, ImageBuilder, ImagePool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pod:
-    """The pod that a container belongs to, as its sandbox's configuration names it."""
-
-    sandbox_id: PodSandboxId
-    name: str
-    namespace: str
-    uid: str
-    attempt: int
-    labels: Mapping[str, str]
-    annotations: Mapping[str, str]
-    runtime_handler: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
     """What the kubelet made of a container's requests and limits. None: not set.
 
@@ -38,6 +24,24 @@ class Resources:
     cpu_millicores: int | None = None
     cpu_request_millicores: int | None = None
     memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pod:
+    """The pod that a container belongs to, as its sandbox's configuration names it.
+
+    resources: what the kubelet says that all of its containers need at a time, init containers included.
+    """
+
+    sandbox_id: PodSandboxId
+    name: str
+    namespace: str
+    uid: str
+    attempt: int
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    runtime_handler: str = ""
+    resources: Resources = Resources()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +173,13 @@ class Adapter(Protocol):
 
     async def remove_container(self, container_id: ContainerId) -> None:
         """Stop what still runs and delete everything that the container left. One that is unknown is no error."""
+        ...
+
+    async def stop_sandbox(self, sandbox_id: PodSandboxId) -> None:
+        """End what is held for a pod as a whole: no container of it will be started any more.
+
+        One of which nothing is held is no error. Its containers that still run, if any, end with it.
+        """
         ...
 
     def watch(self) -> AsyncIterator[Report]:

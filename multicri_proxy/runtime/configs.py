@@ -90,8 +90,14 @@ def container_record(
 
 
 def container_spec(
-    config: cri.ContainerConfig, sandbox: Sandbox, image: Image, *, container_id: ContainerId
+    config: cri.ContainerConfig,
+    pod: cri.LinuxPodSandboxConfig,
+    sandbox: Sandbox,
+    image: Image,
+    *,
+    container_id: ContainerId,
 ) -> ContainerSpec:
+    """pod: of the sandbox's configuration as it is now: since the sandbox was made, the pod may have been resized."""
     return ContainerSpec(
         id=container_id,
         pod=Pod(
@@ -103,6 +109,7 @@ def container_spec(
             labels=sandbox.labels,
             annotations=sandbox.annotations,
             runtime_handler=sandbox.runtime_handler,
+            resources=resources_of(pod.resources),
         ),
         name=config.metadata.name,
         attempt=config.metadata.attempt,

@@ -44,7 +44,7 @@ class ContainerCalls(Calls):
             if image is None:
                 raise NotFound(f"image {config.image.image!r} has not been pulled")
             container_id = ContainerId(secrets.token_hex(32))
-            await self._create(container_id, config, sandbox, image)
+            await self._create(container_id, request, sandbox, image)
         return cri.CreateContainerResponse(container_id=container_id)
 
     async def start_container(self, request: cri.StartContainerRequest) -> cri.StartContainerResponse:
@@ -135,11 +135,11 @@ class ContainerCalls(Calls):
         return None
 
     async def _create(
-        self, container_id: ContainerId, config: cri.ContainerConfig, sandbox: SandboxEntry, image: Image
+        self, container_id: ContainerId, request: cri.CreateContainerRequest, sandbox: SandboxEntry, image: Image
     ) -> None:
         """The adapter first: what it has without a record is cleaned up, a record without it would be a lie."""
-        parts = self._parts
-        spec = container_spec(config, sandbox.record, image, container_id=container_id)
+        parts, config = self._parts, request.config
+        spec = container_spec(config, request.sandbox_config.linux, sandbox.record, image, container_id=container_id)
         await parts.adapter.create_container(spec)
         try:
             record = container_record(config, sandbox.record, image, container_id=container_id, now_ns=parts.now_ns())

@@ -15,7 +15,7 @@ from multicri_proxy.api.adapter import (
     Report,
     Usage,
 )
-from multicri_proxy.api.ids import ContainerId
+from multicri_proxy.api.ids import ContainerId, PodSandboxId
 from multicri_proxy.runtime.retries import closing
 
 
@@ -70,6 +70,10 @@ class LateAdapter:
     async def remove_container(self, container_id: ContainerId) -> None:
         adapter = await self._there()
         await adapter.remove_container(container_id)
+
+    async def stop_sandbox(self, sandbox_id: PodSandboxId) -> None:
+        if self.loaded is not None:  # else it holds nothing
+            await self.loaded.stop_sandbox(sandbox_id)
 
     async def watch(self) -> AsyncIterator[Report]:
         await self._is_loaded.wait()

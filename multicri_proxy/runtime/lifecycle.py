@@ -11,6 +11,7 @@ from functools import partial
 
 from multicri_proxy.api.adapter import Adapter, Phase, Report
 from multicri_proxy.api.errors import FailedPrecondition, MulticriError, NotFound, ResourceExhausted, Unavailable
+from multicri_proxy.api.ids import PodSandboxId
 from multicri_proxy.api.log import Log
 from multicri_proxy.api.tasks import Tasks
 from multicri_proxy.runtime.follow import LogPositions
@@ -132,6 +133,11 @@ class Lifecycle:
                 await entry.log.stop()
             await self._positions.forget(entry.record.id)
             await self._pods.delete_container(entry)
+
+    async def end_pod(self, sandbox_id: PodSandboxId) -> None:
+        """End what the adapter holds for the pod as a whole."""
+        await self.adopted()
+        await self._adapter.stop_sandbox(sandbox_id)
 
     async def _hasten(self, entry: ContainerEntry, grace_period_s: int) -> None:
         """A stop that waits out a longer grace period must not keep this one waiting: then both end together."""

@@ -47,7 +47,10 @@ class SandboxCalls(Calls):
         if entry:
             entry.stopping = True
             try:
-                await self._each(entry, lambda container: self._parts.lifecycle.stop(container, 0))
+                try:
+                    await self._each(entry, lambda container: self._parts.lifecycle.stop(container, 0))
+                finally:  # what cannot be stopped by itself may end with the whole
+                    await self._parts.lifecycle.end_pod(entry.record.id)
                 await self._parts.pods.stop_sandbox(entry)
             finally:
                 entry.stopping = False

@@ -4,6 +4,7 @@ Write the golden files anew with UPDATE_GOLDEN=1, and read the difference.
 """
 
 import os
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from multicri_slurm.allocation_script import AllocationScript, step_files
 from multicri_slurm.runtimes import Container, ImageConfig, Runtime, container_words
 from multicri_slurm.script import ContainerScript, JobScript, comment_of, quoted, render
 
@@ -80,6 +82,32 @@ def test_a_job_script_is_its_golden_file(name: str) -> None:
         golden.write_text(text)
     assert text == golden.read_text()
     subprocess.run(["bash", "-n"], input=text.encode(), check=True)
+
+
+def test_an_allocation_and_a_step_are_their_golden_files() -> None:
+    directory = "/home/alice/multi-cri/5a4d/a110"
+    allocation = JobScript(
+        job_name="multicri-a110",
+        comment="default/pod/allocation",
+        options=("--nodes=1", "--ntasks=1", "--cpus-per-task=3", "--mem=96M"),
+        script=AllocationScript(directory=directory, idle_s=3600),
+    )
+    script = ContainerScript(directory=DIRECTORY, container=container(args=("it's",)), has_prerun=True)
+    texts = {"allocation.sh": render(allocation)}
+    texts |= {f"allocation-{name}": text for name, text in step_files("web", 64, script).items()}
+    for name, text in texts.items():
+        if os.environ.get("UPDATE_GOLDEN"):
+            (GOLDEN / name).write_text(text)
+        assert text == (GOLDEN / name).read_text()
+        subprocess.run(["bash", "-n"], input=text.encode(), check=True)
+
+
+@given(st.text(max_size=80))
+def test_no_container_name_adds_a_word_to_srun(name: str) -> None:
+    script = ContainerScript(directory=DIRECTORY, container=container())
+    ours, theirs = (step_files(one, None, script)["step.sh"] for one in ("web", name))
+    [before, after] = ours.split("web")
+    assert re.fullmatch(re.escape(before) + "[A-Za-z0-9._/-]+" + re.escape(after), theirs)
 
 
 @settings(max_examples=60, deadline=None)

@@ -11,7 +11,7 @@ from typing import Self
 
 from multicri_proxy.api.adapter import Adapter, ContainerSpec, OutputStream, Phase, Report, Usage
 from multicri_proxy.api.errors import NotFound
-from multicri_proxy.api.ids import ContainerId, ImageId, ImageRef
+from multicri_proxy.api.ids import ContainerId, ImageId, ImageRef, PodSandboxId
 from multicri_proxy.api.image import BuildSource, Image, RegistryAuth
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.ledger import Ledger
@@ -128,6 +128,9 @@ class MemoryAdapter:
         await self._cluster.enter("remove_container", container_id)
         self._cluster.jobs.pop(container_id, None)
         await self._cluster.change()
+
+    async def stop_sandbox(self, sandbox_id: PodSandboxId) -> None:
+        await self._cluster.enter("stop_sandbox", sandbox_id)
 
     async def watch(self) -> AsyncIterator[Report]:
         await self._cluster.enter("watch")

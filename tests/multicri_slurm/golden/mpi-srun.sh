@@ -52,6 +52,7 @@ multicri_child=
 multicri_signalled=
 multicri_prepare
 if ! mkdir claim; then
+  [ -d claim ] || exit 1 # mkdir has said why: a full quota, for one
   if [ "$(cat claim/job)" = "$SLURM_JOB_ID" ] && [ ! -e exit ]; then
     echo 'multicri: Slurm has requeued this job, and its container does not run twice' >&2
     multicri_finish 137 Requeued

@@ -1,0 +1,89 @@
+#!/bin/bash
+cd /home/alice/multi-cri/5a4d/c0ffee || exit 1
+umask 077
+# First of all: who cancels it either finds its step, or it finds that it is cancelled.
+printf '%s\n' "$SLURM_STEP_ID" > step.tmp && mv step.tmp step
+multicri_directory=/home/alice/multi-cri/5a4d/c0ffee
+
+multicri_finish() { # code reason
+  trap - EXIT
+  trap '' TERM USR1
+  cd "$multicri_directory" || exit "$1"
+  printf 'code=%s\nreason=%s\nfinished_ns=%s\nstdout_bytes=%s\nstderr_bytes=%s\njob_id=%s\n' "$1" "$2" \
+    "$(date +%s%N)" "$(stat -c %s stdout)" "$(stat -c %s stderr)" "$SLURM_JOB_ID" > exit.tmp && mv exit.tmp exit
+  exit "$1"
+}
+multicri_descendants() { # process
+  local child
+  for child in $(cat "/proc/$1/task/"*/children 2> /dev/null); do
+    echo "$child"
+    multicri_descendants "$child"
+  done
+}
+multicri_term() {
+  kill -TERM "$multicri_child"
+}
+multicri_signal() { # TERM or KILL
+  multicri_signalled=$1
+  [ -n "$multicri_child" ] || return
+  case $1 in
+    TERM) multicri_term ;;
+    KILL) kill -KILL -- "-$multicri_child" $(multicri_descendants "$multicri_child") ;;
+  esac
+} 2> /dev/null
+multicri_prepare() {
+  trap 'multicri_signal TERM' TERM
+  trap 'multicri_signal KILL' USR1
+  cd "$multicri_directory" || exit 1
+  umask 077
+}
+
+multicri_child=
+multicri_signalled=
+multicri_prepare
+if ! mkdir claim; then
+  [ -d claim ] || exit 1 # mkdir has said why: a full quota, for one
+  if [ "$(cat claim/job)" = "$SLURM_JOB_ID" ] && [ ! -e exit ]; then
+    echo 'multicri: Slurm has requeued this job, and its container does not run twice' >&2
+    multicri_finish 137 Requeued
+  fi
+  echo 'multicri: another job runs this container' >&2
+  exit 0
+fi
+printf '%s\n' "$SLURM_JOB_ID" > claim/job
+: >> stdout
+: >> stderr
+[ ! -e cancelled ] || multicri_finish 137 Cancelled
+
+: > claim/prerun
+trap 'multicri_code=$?; multicri_finish "$((multicri_code ? multicri_code : 1))" PrerunFailed' EXIT
+. ./prerun.sh < /dev/null
+multicri_code=$?
+set +eu +o pipefail
+if [ "$multicri_code" != 0 ]; then
+  echo "multicri: the prerun text ended with code $multicri_code" >&2
+  multicri_finish "$multicri_code" PrerunFailed
+fi
+trap - EXIT
+multicri_prepare
+rm claim/prerun
+
+case $multicri_signalled in
+  TERM) multicri_finish 143 Cancelled ;;
+  KILL) multicri_finish 137 Cancelled ;;
+esac
+printf '%s %s\n' "$SLURM_JOB_ID" "$(date +%s%N)" > started.tmp && mv started.tmp started
+set -m # a process group of its own for the container
+(
+  umask 022
+  exec apptainer --quiet exec --containall --cleanenv --no-eval --writable-tmpfs --pwd / --env-file env /home/alice/multi-cri/images/0123.sif /bin/true 'it'"'"'s'
+) < /dev/null >> stdout 2>> stderr &
+multicri_child=$!
+[ -z "$multicri_signalled" ] || multicri_signal "$multicri_signalled"
+while :; do
+  multicri_signalled=
+  wait "$multicri_child"
+  multicri_code=$?
+  [ -n "$multicri_signalled" ] || break
+done
+multicri_finish "$multicri_code" Exited
