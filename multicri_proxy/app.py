@@ -26,6 +26,7 @@ from multicri_proxy.calls import Runtime
 from multicri_proxy.dump.attach import dump_command
 from multicri_proxy.dump.dumper import Dumper
 from multicri_proxy.dump.tap import Tap
+from multicri_proxy.images.answer import images_command
 from multicri_proxy.interposer import Interposer
 from multicri_proxy.jobs.answer import jobs_command
 from multicri_proxy.ledger import Ledger
@@ -98,14 +99,13 @@ async def running(settings: Settings) -> AsyncIterator[Reloadable]:
         secrets = SealedSecrets.from_file(key_file(settings, os.environ))
         builders = plug_ins("image_builders")
         make_pool: ImagesFactory = plug_in("images", "pool")
-        images = await make_pool(
-            ImagesContext(
-                settings=settings.adapters.get("images", {}),
-                store=ledger.space("images"),
-                secrets=secrets,
-                image_builders=builders,
-            )
+        images_context = ImagesContext(
+            settings=settings.adapters.get("images", {}),
+            store=ledger.space("images"),
+            secrets=secrets,
+            image_builders=builders,
         )
+        images = await stack.enter_async_context(make_pool(images_context))
         context = AdapterContext(
             settings=settings.adapters.get(settings.adapter_name, {}),
             store=ledger.space(f"adapter/{settings.adapter_name}"),
@@ -138,6 +138,7 @@ async def running(settings: Settings) -> AsyncIterator[Reloadable]:
         commands = {
             "dump": dump_command(dumper, interposer, lambda: reloadable.redact_names),
             "jobs": jobs_command(service.jobs),
+            "images": images_command(images, service),
         }
         await stack.enter_async_context(AdminServer(_admin_socket(settings), commands))
         runtime = _observed(settings, Tap(interposer, dumper), service, dumper, stack)

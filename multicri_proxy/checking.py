@@ -230,10 +230,14 @@ def _sentence(place: tuple[int | str, ...], message: str, given: Mapping[str, _G
     return f"{name}{source}: {message.removeprefix(f'{name}: ')}"
 
 
-def _check_adapter(settings: Settings) -> None:
-    """Have the adapter check its own section."""
-    check: SettingsCheck = plug_in("adapter_settings", settings.adapter_name)
-    check(settings.adapters.get(settings.adapter_name, {}), settings.handler)
+def _check_sections(settings: Settings) -> None:
+    """Have the adapter and the images check their own."""
+    check: SettingsCheck
+    for check, name in (
+        (plug_in("adapter_settings", settings.adapter_name), settings.adapter_name),
+        (plug_in("images_settings", "pool"), "images"),
+    ):
+        check(settings.adapters.get(name, {}), settings.handler)
 
 
 def main(question: IO[bytes], answer: IO[bytes]) -> None:
@@ -242,7 +246,7 @@ def main(question: IO[bytes], answer: IO[bytes]) -> None:
     found: Settings | str
     try:
         found = load(flags=flags, environment=environment, file=file)
-        _check_adapter(found)
+        _check_sections(found)
     except InvalidArgument as error:
         found = str(error)
     pickle.dump(found, answer)

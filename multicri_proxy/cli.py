@@ -11,6 +11,7 @@ from multicri_proxy import __version__
 from multicri_proxy.api.errors import MulticriError
 from multicri_proxy.check import commands as check_commands
 from multicri_proxy.dump import commands as dump_commands
+from multicri_proxy.images import commands as images_commands
 from multicri_proxy.jobs import commands as jobs_commands
 from multicri_proxy.reading import Reading
 from multicri_proxy.settings import FLAGS, Flag
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     serve.set_defaults(run=_serve)
     dump_commands.add_commands(commands)
     jobs_commands.add_commands(commands)
+    images_commands.add_commands(commands)
     check_commands.add_commands(commands)
     arguments = parser.parse_args(argv)
     status: int = arguments.run(arguments)

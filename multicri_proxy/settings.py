@@ -54,7 +54,7 @@ class Settings:
         "regular expression for names of secret environment variables; CLUSTER_* always is",
     )
     admin_socket: str = _setting(
-        "", "unix socket for 'dump' and 'jobs'; empty: beside socket_path, as /run/multicri-admin.sock"
+        "", "unix socket for 'dump', 'jobs' and 'images'; empty: beside socket_path, as /run/multicri-admin.sock"
     )
     adapter_name: str = _setting("slurm", "what runs multicri pods")
     handler: tuple[str, ...] = _setting(

@@ -1,50 +1,65 @@
-"""The images that were pulled: in memory, and in the store so that a restart keeps them."""
+"""The images that were pulled: in memory, and in the store so that a restart keeps them.
+
+Nothing is pulled to the node: a pull finds out what a name means now, and records that. Credentials stay with the
+namespace whose pod brought them, for whatever a build is given can be read in the cluster by the pod's account.
+"""
 
 import asyncio
-import hashlib
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, replace
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from multicri_images.names import PREFIX, source_of
-from multicri_proxy.api.adapter import ImagesContext, Store
-from multicri_proxy.api.errors import InvalidArgument
+from multicri_images.asking import Asking
+from multicri_images.credentials import checked, of_docker_config
+from multicri_images.names import PREFIX, SingularityScheme, digest_name, reference_of, source_of
+from multicri_images.question import Finding, Question
+from multicri_images.records import Grant, Record, from_row, image_id, image_of, to_row, with_name, without_source
+from multicri_proxy.api.adapter import ImagesContext
+from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument, Unavailable
 from multicri_proxy.api.ids import ImageId, ImageRef
 from multicri_proxy.api.image import BuildSource, Image, ImagePool, RegistryAuth
 from multicri_proxy.api.log import Log
+from multicri_proxy.api.tasks import Tasks
 
-SHORTEST_ID_PREFIX = 12  # crictl prints 13 digits of an id
+if TYPE_CHECKING:
+    from multicri_images.settings import Settings
 
-_HEX = re.compile(r"[0-9a-f]{12,64}", re.ASCII)
+__all__ = ["image_id", "pool"]
+
+LARGEST_FILE_BYTES = 1024 * 1024
+
+_HEX = re.compile(r"[0-9a-f]{12,64}", re.ASCII)  # crictl prints 13 digits of an id
 _log = Log("images")
 
 
-async def pool(context: ImagesContext) -> ImagePool:
+@asynccontextmanager
+async def pool(context: ImagesContext) -> AsyncIterator[ImagePool]:
     """The plug-in: an ImagesFactory."""
-    images = [_from_row(value) for _, value in await context.store.items()]
-    return Pool(context.store, sorted(images, key=lambda pair: pair[0]))
-
-
-def image_id(source: str) -> ImageId:
-    """The id of the image that this source means.
-
-    It is the hash of the canonical source and not of the content: an image is named in a pod before any cluster has
-    built it, and PullImage carries no credentials for one, so the digest of the content is not known when the kubelet
-    wants an id. The same source is the same id, on every node and after every restart.
-    """
-    return ImageId(f"sha256:{hashlib.sha256(source.encode()).hexdigest()}")
+    records = [from_row(value) for _, value in await context.store.items()]
+    async with Tasks() as tasks:
+        yield Pool(context, tasks, sorted(records, key=lambda record: record.number))
 
 
 class Pool:
-    """Images by id. Two names of one source are one image with two names."""
+    """Images by id. Two names of one image are one image with two names."""
 
-    def __init__(self, store: Store, numbered: Sequence[tuple[int, Image]]) -> None:
-        self._store = store
-        self._images = {image.id: image for _, image in numbered}
-        self._numbers = {image.id: number for number, image in numbered}
-        self._next = max(self._numbers.values(), default=-1) + 1
+    def __init__(self, context: ImagesContext, tasks: Tasks, records: Sequence[Record]) -> None:
+        self._context = context
+        self._store = context.store
+        self._tasks = tasks
+        self._records = {record.image.id: record for record in records}
+        self._next = max((record.number for record in records), default=-1) + 1
         self._writing = asyncio.Lock()
+        self._asking = Asking()
+        self._pulls: dict[tuple[str, RegistryAuth | None], asyncio.Future[Image]] = {}
+        self._schemes = frozenset[str]().union(*(builder.schemes for builder in context.image_builders))
+        self._checked: Settings | None = None
 
     def owns(self, name: str) -> bool:
         return name.startswith(PREFIX) or self._by_id(name) is not None
@@ -52,64 +67,202 @@ class Pool:
     async def pull(
         self, name: ImageRef, *, auth: RegistryAuth | None = None, namespace: str = "", plain: bool = False
     ) -> Image:
-        source = source_of(name)
-        key = image_id(source)
-        async with self._writing:
-            known = self._images.get(key)
-            if known is None:
-                image, number = Image(id=key, source=source, names=(name,)), self._next
-            elif name in known.names:
-                return known
-            else:
-                image, number = replace(known, names=(*known.names, name)), self._numbers[key]
-            await self._store.put(key, _to_row(image, number))
-            self._images[key], self._numbers[key] = image, number
-            self._next = max(self._next, number + 1)
-        _log.info("image recorded", image=name, source=source, image_id=key)
-        return image
+        settings = await self._settings()
+        source = source_of(name, plain=plain, singularity=settings.singularity_repository)
+        scheme = source.partition(":")[0]
+        if scheme not in self._schemes:
+            raise InvalidArgument(f"image name {name!r}: nothing here builds images of {scheme!r} yet")
+        reference = reference_of(source)
+        usable = checked(auth, reference.registry) if auth and reference else None
+        found = await self._found(source, usable or await self._of_the_node(source))
+        grant = Grant(uri=found.source, sealed=await self._sealed(usable, found.id, namespace))
+        if any(fnmatchcase(name, pattern) for pattern in settings.pinned):
+            found = replace(found, pinned=True)
+        record = partial(self._record, name, source, found, {namespace: grant})
+        return await self._tasks.finish(f"record {name}", record)
 
     def find(self, name: str) -> Image | None:
-        for image in self._images.values():
-            if name in image.names:
-                return image
-        if not name.startswith(PREFIX):
-            return self._by_id(name)
+        for record in self._records.values():
+            if name in record.sources or name in record.image.digests:
+                return record.image
+        if (by_id := self._by_id(name)) is not None:
+            return by_id
         try:
-            return self._images.get(image_id(source_of(name)))
+            source = source_of(name, singularity=self._singularity())
         except InvalidArgument:
             return None
+        reference = reference_of(source)
+        if reference is not None and reference.digest:
+            name = digest_name(source, reference.digest)
+            return next((one.image for one in self._records.values() if name in one.image.digests), None)
+        return self._of_source(source)
 
     def images(self) -> Sequence[Image]:
-        return tuple(self._images.values())
-
-    async def build_source(self, image: Image, namespace: str) -> BuildSource:
-        return BuildSource(uri=image.source)
+        return tuple(record.image for record in self._records.values())
 
     async def remove(self, name: str) -> Image | None:
+        async def forget() -> Image | None:
+            async with self._writing:
+                image = self.find(name)
+                if image is not None:
+                    await self._store.delete(image.id)
+                    del self._records[image.id]
+                    _log.info("image forgotten", source=image.source, image_id=image.id)
+                return image
+
+        return await self._tasks.finish(f"forget {name}", forget)
+
+    async def build_source(self, image: Image, namespace: str) -> BuildSource:
+        record = self._records.get(image.id)
+        grant = record.grants.get(namespace) if record else None
+        uri = grant.uri if grant else image.source
+        reference = reference_of(uri)
+        if reference is None:
+            return BuildSource(uri=uri)
+        if grant and grant.sealed:
+            opened = await asyncio.to_thread(self._context.secrets.open, grant.sealed, _bound(image.id, namespace))
+            auth: RegistryAuth | None = RegistryAuth(**json.loads(opened))
+        else:
+            auth = await self._of_the_node(uri)
+        registry = (await self._settings()).of_registry(reference.registry)
+        certificates = await asyncio.to_thread(_read, registry.ca_file, "ca_file") if registry.ca_file else b""
+        return BuildSource(
+            uri=uri,
+            registry=reference.registry,
+            auth=auth,
+            plain_http=registry.plain_http,
+            ca_certificates=certificates,
+        )
+
+    # -- what a name means ---------------------------------------------------------------------------------------
+
+    async def _found(self, source: str, auth: RegistryAuth | None) -> Image:
+        """What the source means now. Whoever wants to know the same at the same time, as the same, asks once."""
+        key = (source, auth)
+        pull = self._pulls.get(key)
+        if pull is None:
+            pull = self._pulls[key] = self._tasks.outcome(f"resolve {source}", partial(self._resolve, source, auth))
+            pull.add_done_callback(lambda _: self._pulls.pop(key, None))
+        return await asyncio.shield(pull)
+
+    async def _resolve(self, source: str, auth: RegistryAuth | None) -> Image:
+        settings, reference = await self._settings(), reference_of(source)
+        if reference is None or settings.resolve == "never":
+            return image_of(source, None)
+        try:
+            finding = await self._ask(source, auth)
+        except Unavailable as error:
+            if settings.resolve == "always":
+                raise
+            known = self._of_source(source)
+            _log.warning(
+                "the image's registry cannot be asked from here: the cluster will find out what the name means",
+                source=source,
+                error=error,
+                known=known.id if known else "no",
+            )
+            return known or image_of(source, None)
+        return image_of(source, finding)
+
+    async def _ask(self, source: str, auth: RegistryAuth | None) -> Finding:
+        settings, reference = await self._settings(), reference_of(source)
+        assert reference is not None  # noqa: S101  (who calls has looked)
+        registry, auth = settings.of_registry(reference.registry), auth or RegistryAuth()
+        certificates = await asyncio.to_thread(_read, registry.ca_file, "ca_file") if registry.ca_file else b""
+        return await self._asking.find(
+            Question(
+                registry=reference.registry,
+                path=reference.path,
+                reference=reference.digest or reference.tag,
+                platform=settings.platform,
+                timeout_s=settings.resolve_timeout_s,
+                is_image=source.startswith("docker:"),
+                plain_http=registry.plain_http,
+                ca_certificates=certificates.decode("ascii", "replace"),
+                username=auth.username,
+                password=auth.password,
+                identity_token=auth.identity_token,
+                registry_token=auth.registry_token,
+            )
+        )
+
+    async def _record(self, name: ImageRef, source: str, found: Image, grants: Mapping[str, Grant]) -> Image:
+        """Another image's name first loses it: after a crash in between it is unknown, and the kubelet pulls again."""
         async with self._writing:
-            image = self.find(name)
-            if image is None:
-                return None
-            await self._store.delete(image.id)
-            del self._images[image.id], self._numbers[image.id]
-        _log.info("image forgotten", source=image.source, image_id=image.id)
-        return image
+            for other in list(self._records.values()):
+                if other.image.id != found.id and source in other.sources.values():
+                    await self._put(without_source(other, source))
+                    _log.info("a tag has moved", source=source, from_id=other.image.id, to_id=found.id)
+            record = self._records.get(found.id) or Record(image=found, number=self._next, sources={})
+            after = with_name(record, found, name, source)
+            after = replace(after, grants={**after.grants, **grants})
+            if after != record:
+                await self._put(after)
+                self._next = max(self._next, after.number + 1)
+                _log.info("image recorded", image=name, source=after.image.source, image_id=after.image.id)
+            return after.image
+
+    async def _put(self, record: Record) -> None:
+        await self._store.put(record.image.id, to_row(record))
+        self._records[record.image.id] = record
+
+    def _of_source(self, source: str) -> Image | None:
+        return next((one.image for one in self._records.values() if source in one.sources.values()), None)
 
     def _by_id(self, name: str) -> Image | None:
         digits = name.removeprefix("sha256:")
         if not _HEX.fullmatch(digits):
             return None
-        matches = [image for key, image in self._images.items() if key.startswith(f"sha256:{digits}")]
+        matches = [one.image for key, one in self._records.items() if key.startswith(f"sha256:{digits}")]
         return matches[0] if len(matches) == 1 else None
 
+    # -- credentials and settings --------------------------------------------------------------------------------
 
-def _to_row(image: Image, number: int) -> bytes:
-    row = {"source": image.source, "names": image.names, "size_bytes": image.size_bytes, "number": number}
-    return json.dumps(row).encode()
+    async def _sealed(self, auth: RegistryAuth | None, image: ImageId, namespace: str) -> bytes:
+        if auth is None:
+            return b""
+        text = json.dumps(asdict(auth)).encode()
+        return await asyncio.to_thread(self._context.secrets.seal, text, _bound(image, namespace))
+
+    async def _of_the_node(self, source: str) -> RegistryAuth | None:
+        """The credentials that an admin has for everybody."""
+        settings, reference = await self._settings(), reference_of(source)
+        if reference is None or not settings.docker_config:
+            return None
+        content = await asyncio.to_thread(_read, settings.docker_config, "docker_config", secret=True)
+        return of_docker_config(content, reference.registry, settings.docker_config)
+
+    async def _settings(self) -> "Settings":
+        """They were checked when the daemon started; what reads them is imported with the first pull."""
+        if self._checked is None:
+            self._checked = await asyncio.to_thread(_settings_of, self._context.settings)
+        return self._checked
+
+    def _singularity(self) -> SingularityScheme:
+        wanted = self._context.settings.get("singularity_repository")
+        return "library" if wanted == "library" else "oras" if wanted == "oras" else "shub"
 
 
-def _from_row(value: bytes) -> tuple[int, Image]:
-    row = json.loads(value)
-    names = tuple(ImageRef(name) for name in row["names"])
-    source = str(row["source"])
-    return int(row["number"]), Image(id=image_id(source), source=source, names=names, size_bytes=int(row["size_bytes"]))
+def _settings_of(section: Mapping[str, object]) -> "Settings":
+    from multicri_images.settings import read_settings  # noqa: PLC0415  (pydantic, for nodes that pull)
+
+    return read_settings(section)
+
+
+def _bound(image: ImageId, namespace: str) -> str:
+    return f"credentials of {image} in {namespace!r}"
+
+
+def _read(path: str, setting: str, *, secret: bool = False) -> bytes:
+    """Blocks. Raises FailedPrecondition naming the setting."""
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(LARGEST_FILE_BYTES + 1)
+        is_open = secret and Path(path).stat().st_mode & 0o077
+    except OSError as error:
+        raise FailedPrecondition(f"images.{setting}: {path} cannot be read: {error.strerror}") from error
+    if is_open:
+        raise FailedPrecondition(f"images.{setting}: {path} is open to others: chmod 0600")
+    if len(content) > LARGEST_FILE_BYTES:
+        raise FailedPrecondition(f"images.{setting}: {path} is larger than {LARGEST_FILE_BYTES} bytes")
+    return content

@@ -5,6 +5,7 @@ CRI is large, an adapter is small: sandboxes, states, timestamps, filters, log f
 """
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
@@ -259,8 +260,8 @@ class ImagesContext:
 class ImagesFactory(Protocol):
     """A plug-in: the object that the entry point ``pool`` of the group ``multicri_proxy.images`` names."""
 
-    async def __call__(self, context: ImagesContext) -> ImagePool:
-        """The pool with every image that the store remembers."""
+    def __call__(self, context: ImagesContext) -> AbstractAsyncContextManager[ImagePool]:
+        """The pool with every image that the store remembers, from entering to leaving."""
         ...
 
 

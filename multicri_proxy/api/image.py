@@ -31,7 +31,7 @@ class Image:
     source: where a builder takes it from, as a URI. ``docker://ghcr.io/acme/tool@sha256:…`` once the registry was
         asked; ``docker://ghcr.io/acme/tool:1.2`` if the node cannot reach it.
     names: every name under which it was pulled and that has not moved on to another image, oldest first.
-    digests: the manifests that it was found under, as ``ghcr.io/acme/tool@sha256:…``.
+    digests: names of the manifests that it was found under, ``multicri/docker-repository.ghcr.io/acme/tool@sha256:…``.
     size_bytes: of its layers, as the registry has them; 0 if it was not asked. config: None likewise.
     pinned: never to be removed to make room.
     """
@@ -55,12 +55,14 @@ class RegistryAuth:
     """Who we are for one registry: username and password, or one of the tokens. None of it is ever printed.
 
     identity_token: an OAuth2 refresh token. registry_token: sent to the registry as it is.
+    server_address: the registry that it is for; empty for that of the image.
     """
 
     username: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
     identity_token: str = field(default="", repr=False)
     registry_token: str = field(default="", repr=False)
+    server_address: str = ""
 
     def docker_config(self, registry: str) -> bytes:
         """A ``config.json`` of Docker's with this and nothing else, for ``--authfile``, ``DOCKER_CONFIG`` and such."""
@@ -71,6 +73,17 @@ class RegistryAuth:
             "registrytoken": self.registry_token,
         }
         return json.dumps({"auths": {key: {name: value for name, value in entry.items() if value}}}).encode()
+
+
+def username_and_password(pair: str) -> tuple[str, str]:
+    """Of what Docker calls ``auth``: base64 of both with a colon between. Raises ValueError if it is not that."""
+    try:
+        username, colon, password = base64.b64decode(pair, validate=True).decode().partition(":")
+    except ValueError:
+        colon = ""
+    if not colon:
+        raise ValueError("no base64 of username:password") from None  # what it holds is secret
+    return username, password.rstrip("\0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

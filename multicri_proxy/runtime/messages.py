@@ -169,12 +169,20 @@ def _number(value: int | None) -> cri.UInt64Value | None:
 
 
 def image(record: Image) -> cri.Image:
-    """CRI wants a size above 0; the kubelet's garbage collection adds it up."""
+    """CRI wants a size above 0; the kubelet's garbage collection adds it up.
+
+    Of ``uid:gid`` and ``user:group`` the kubelet wants to know the user, who must not be root if the pod says so.
+    """
+    user = record.config.user.partition(":")[0] if record.config else ""
+    is_number = user.isascii() and user.isdecimal() and int(user) < 1 << 31
     return cri.Image(
         id=record.id,
         repo_tags=[name for name in record.names if "@" not in name],
-        repo_digests=[name for name in record.names if "@" in name],
+        repo_digests=dict.fromkeys((*(name for name in record.names if "@" in name), *record.digests)),
         size=max(1, record.size_bytes),
+        uid=cri.Int64Value(value=int(user)) if is_number else None,
+        username="" if is_number else user,
+        pinned=record.pinned,
     )
 
 

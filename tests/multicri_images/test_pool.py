@@ -1,10 +1,11 @@
 """The pool of images that were pulled."""
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 
 import pytest
-from multicri_images import pool
 from multicri_images.builders import APPTAINER
+from multicri_images.pool import pool
 
 from multicri_proxy.api.adapter import ImagesContext
 from multicri_proxy.api.errors import InvalidArgument
@@ -31,67 +32,69 @@ class MemoryStore:
         return sorted(self.rows.items())
 
 
-async def pool_of(store: MemoryStore) -> ImagePool:
+def pool_of(store: MemoryStore) -> AbstractAsyncContextManager[ImagePool]:
+    """A pool that asks no registry."""
     secrets = SealedSecrets(bytes(32))
-    return await pool(ImagesContext(settings={}, store=store, secrets=secrets, image_builders=(APPTAINER,)))
+    settings = {"resolve": "never"}
+    return pool(ImagesContext(settings=settings, store=store, secrets=secrets, image_builders=(APPTAINER,)))
 
 
 async def test_two_names_of_one_source_are_one_image() -> None:
-    images = await pool_of(MemoryStore())
-    first = await images.pull(PERL)
-    second = await images.pull(PERL_TOO)
-    assert second.id == first.id
-    assert second.names == (PERL, PERL_TOO)
-    assert await images.pull(PERL) == second
-    assert list(images.images()) == [second]
-    assert images.find(PERL) == images.find(PERL_TOO) == second
+    async with pool_of(MemoryStore()) as images:
+        first = await images.pull(PERL)
+        second = await images.pull(PERL_TOO)
+        assert second.id == first.id
+        assert second.names == (PERL, PERL_TOO)
+        assert await images.pull(PERL) == second
+        assert list(images.images()) == [second]
+        assert images.find(PERL) == images.find(PERL_TOO) == second
 
 
 async def test_a_restart_keeps_images_names_and_order() -> None:
     store = MemoryStore()
-    images = await pool_of(store)
-    for name in (TOOL, PERL, PERL_TOO):
-        await images.pull(name)
-    again = await pool_of(store)
-    assert list(again.images()) == list(images.images())
+    async with pool_of(store) as images:
+        for name in (TOOL, PERL, PERL_TOO):
+            await images.pull(name)
+        async with pool_of(store) as again:
+            assert list(again.images()) == list(images.images())
 
 
 async def test_an_id_is_known_in_full_bare_and_shortened() -> None:
-    images = await pool_of(MemoryStore())
-    image = await images.pull(PERL)
-    digits = image.id.removeprefix("sha256:")
-    for name in (image.id, digits, digits[:13], f"sha256:{digits[:12]}"):
-        assert images.owns(name)
-        assert images.find(name) == image
-    for name in (digits[:11], digits.upper(), f"sha512:{digits}", "0" * 64, "perl:5", "", "sha256:"):
-        assert not images.owns(name)
-        assert images.find(name) is None
+    async with pool_of(MemoryStore()) as images:
+        image = await images.pull(PERL)
+        digits = image.id.removeprefix("sha256:")
+        for name in (image.id, digits, digits[:13], f"sha256:{digits[:12]}"):
+            assert images.owns(name)
+            assert images.find(name) == image
+        for name in (digits[:11], digits.upper(), f"sha512:{digits}", "0" * 64, "perl:5", "", "sha256:"):
+            assert not images.owns(name)
+            assert images.find(name) is None
 
 
 async def test_names_of_ours_are_owned_before_they_are_pulled() -> None:
-    images = await pool_of(MemoryStore())
-    assert images.owns("multicri/whatever")
-    assert not images.owns("multicri")
-    assert not images.owns("docker.io/multicri/x")
-    assert images.find("multicri/whatever") is None
-    assert images.find(PERL) is None
+    async with pool_of(MemoryStore()) as images:
+        assert images.owns("multicri/whatever")
+        assert not images.owns("multicri")
+        assert not images.owns("docker.io/multicri/x")
+        assert images.find("multicri/whatever") is None
+        assert images.find(PERL) is None
 
 
 async def test_removing_forgets_all_names_and_an_unknown_one_is_no_error() -> None:
     store = MemoryStore()
-    images = await pool_of(store)
-    image = await images.pull(PERL)
-    await images.pull(PERL_TOO)
-    await images.remove(image.id[:20])
-    await images.remove(PERL)
-    assert store.rows == {}
-    assert images.find(PERL_TOO) is None
-    assert not images.owns(image.id)
+    async with pool_of(store) as images:
+        image = await images.pull(PERL)
+        await images.pull(PERL_TOO)
+        await images.remove(image.id[:20])
+        await images.remove(PERL)
+        assert store.rows == {}
+        assert images.find(PERL_TOO) is None
+        assert not images.owns(image.id)
 
 
 async def test_a_name_that_is_none_is_refused_and_not_recorded() -> None:
     store = MemoryStore()
-    images = await pool_of(store)
-    with pytest.raises(InvalidArgument):
-        await images.pull(ImageRef("multicri/local-image.x"))
-    assert store.rows == {}
+    async with pool_of(store) as images:
+        with pytest.raises(InvalidArgument):
+            await images.pull(ImageRef("multicri/local-image.x"))
+        assert store.rows == {}

@@ -1,0 +1,79 @@
+"""What an admin decides about images: the ``images:`` section of the configuration."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from multicri_images.names import SingularityScheme, source_of
+from multicri_proxy.api.errors import InvalidArgument
+
+SECTION = "images"
+
+
+class RegistrySettings(BaseModel):
+    """How one registry is reached.
+
+    plain_http: it has no TLS. ca_file: PEM of the authorities that vouch for it, besides those of the system.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    plain_http: bool = False
+    ca_file: Annotated[str, Field(pattern=r"^(/[^\x00\n]*)?$")] = ""
+
+
+class Settings(BaseModel):
+    """Of all images.
+
+    resolve: whether the node asks an image's registry what the name means. ``auto`` does without an answer if the
+        registry cannot be reached, ``always`` refuses the pull then, ``never`` does not ask.
+    resolve_timeout_s: for all questions about one image together.
+    platform: which of an image's variants; the cluster's.
+    docker_config: file with credentials as ``docker login`` writes it, mode 0600. Pods of every namespace get them.
+    singularity_repository: what ``multicri/singularity-repository.<reference>`` means.
+    pinned: patterns of names (``multicri/docker.ghcr.io/acme/*``) that are never removed to make room.
+    registries: by ``host`` or ``host:port``, those that are not reached as usual.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    resolve: Literal["auto", "always", "never"] = "auto"
+    resolve_timeout_s: Annotated[float, Field(gt=0, le=120, allow_inf_nan=False)] = 10.0
+    platform: Annotated[str, Field(pattern=r"^[a-z0-9]+/[a-z0-9_]+(/[a-z0-9]+)?$")] = "linux/amd64"
+    docker_config: Annotated[str, Field(pattern=r"^(/[^\x00\n]*)?$")] = ""
+    singularity_repository: SingularityScheme = "shub"
+    pinned: tuple[str, ...] = ()
+    registries: Mapping[str, RegistrySettings] = {}
+
+    @field_validator("registries")
+    @classmethod
+    def _hosts(cls, value: Mapping[str, RegistrySettings]) -> Mapping[str, RegistrySettings]:
+        for host in value:
+            try:
+                known = source_of(f"{host}/x", plain=True) == f"docker://{host}/x:latest"
+            except InvalidArgument:
+                known = False
+            if not known and host != "docker.io":
+                raise ValueError(f"{host[:80]!r} is no registry as names have it: host or host:port, in lower case")
+        return value
+
+    def of_registry(self, registry: str) -> RegistrySettings:
+        return self.registries.get(registry, RegistrySettings())
+
+
+def read_settings(section: Mapping[str, object]) -> Settings:
+    """Raises InvalidArgument naming each setting that is wrong and why."""
+    try:
+        return Settings.model_validate(dict(section))
+    except ValidationError as error:
+        sentences = (
+            f"{'.'.join((SECTION, *map(str, e['loc'])))}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        )
+        raise InvalidArgument("; ".join(sentences)) from error
+
+
+def check_settings(section: Mapping[str, object], _: object) -> object:
+    """The plug-in: a SettingsCheck."""
+    return read_settings(section)
