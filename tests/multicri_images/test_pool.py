@@ -1,11 +1,11 @@
 """The pool of images that were pulled."""
 
-from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 
 import pytest
 from multicri_images.builders import APPTAINER
 from multicri_images.pool import pool
+from pool_bench import MemoryStore
 
 from multicri_proxy.api.adapter import ImagesContext
 from multicri_proxy.api.errors import InvalidArgument
@@ -16,20 +16,6 @@ from multicri_proxy.secrets import SealedSecrets
 PERL = ImageRef("multicri/docker-repository.perl:5")
 PERL_TOO = ImageRef("multicri/docker.perl.img:5")
 TOOL = ImageRef("multicri/docker.acme/tool")
-
-
-class MemoryStore:
-    def __init__(self) -> None:
-        self.rows: dict[str, bytes] = {}
-
-    async def put(self, key: str, value: bytes) -> None:
-        self.rows[key] = value
-
-    async def delete(self, key: str) -> None:
-        self.rows.pop(key, None)
-
-    async def items(self) -> Sequence[tuple[str, bytes]]:
-        return sorted(self.rows.items())
 
 
 def pool_of(store: MemoryStore) -> AbstractAsyncContextManager[ImagePool]:

@@ -92,8 +92,9 @@ class Registry:
         for image in IMAGES:
             self.push(layout, image)
 
-    def push(self, layout: Path, image: Image) -> None:
-        source, destination = f"oci:{layout}:{image.tag}", f"docker://{self.address}/{image.name}"
+    def push(self, layout: Path, image: Image, *, name: str = "") -> None:
+        """name: in the registry; the image's own if there is none."""
+        source, destination = f"oci:{layout}:{image.tag}", f"docker://{self.address}/{name or image.name}"
         certificates = ["--dest-cert-dir", str(self.authority.directory)]
         run(["skopeo", "copy", "--quiet", "--insecure-policy", *certificates, source, destination], timeout_s=60)
 
