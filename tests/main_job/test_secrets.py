@@ -122,7 +122,7 @@ async def test_no_secret_is_to_be_read_where_it_need_not_be(bed: Testbed, proxy:
             errors += str(await kubelet.details(container)) + str(await kubelet.status(container))
 
         assert told(secrets, errors.encode()) == []
-        assert credentials_kept(proxy) == len(containers)
+        assert credentials_kept(proxy) == len(containers) + 1, "the registry's, too"
         assert_nothing_on_the_node(secrets, proxy, tmp_path / "pods")
         assert len(environments_in_the_cluster(secrets, bed)) == len(containers)
         for pod, container in zip(pods, containers, strict=True):
@@ -130,6 +130,7 @@ async def test_no_secret_is_to_be_read_where_it_need_not_be(bed: Testbed, proxy:
             assert jobs_of(bed, container)
             await kubelet.remove(container)
             await kubelet.remove_sandbox(pod.sandbox_id)
+        await kubelet.call(cri.RemoveImageRequest(image=cri.ImageSpec(image=image)), cri.RemoveImageResponse)
     watching.cancel()
     assert children, "the daemon checks keys in a process of its own"
     assert [found for process in children if (found := told(secrets, process))] == []
@@ -139,7 +140,7 @@ async def test_no_secret_is_to_be_read_where_it_need_not_be(bed: Testbed, proxy:
 
 
 def credentials_kept(proxy: Proxy) -> int:
-    """How many rows of the adapter's records the ledger still has."""
+    """How many rows with credentials the ledger still has: of containers, and of images."""
     found = 0
     database = sqlite3.connect(f"file:{proxy.directory}/resources/ledger.db?mode=ro", uri=True)
     for (table,) in database.execute("select name from sqlite_master where type = 'table'").fetchall():
