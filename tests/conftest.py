@@ -1,10 +1,14 @@
 """The test bed, brought up once for all tests that need it."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 from testbed import Testbed
+
+# what runs in the background of a shell inherits that it is ignored, and so would all that tests start and interrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
