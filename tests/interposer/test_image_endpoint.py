@@ -93,9 +93,10 @@ async def test_images_are_the_image_services_and_pods_the_runtimes(
     async with Kubelet.of(bed.node.socket, kubelet.logs) as runtime, Kubelet.of(images.socket, kubelet.logs) as service:
         await runtime.call(cri.RemoveImageRequest(image=cri.ImageSpec(image=name)), cri.RemoveImageResponse)
         await kubelet.pull(name)
+        # containerd 1.6 does not hear the filter
         assert [image.repo_tags for image in await kubelet.images(name)] == [[name]]
-        assert not await runtime.images(name)
-        assert await service.images(name)
+        assert [name] not in [image.repo_tags for image in await runtime.images(name)]
+        assert [name] in [image.repo_tags for image in await service.images(name)]
         filesystem = await kubelet.call(cri.ImageFsInfoRequest(), cri.ImageFsInfoResponse)
         [mountpoint] = [usage.fs_id.mountpoint for usage in filesystem.image_filesystems]
         assert mountpoint.startswith(str(images.socket.parent))
