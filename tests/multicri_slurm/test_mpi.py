@@ -48,7 +48,7 @@ def test_ranks_get_the_cpus_that_the_job_has_for_each_task() -> None:
 
 
 def test_a_type_that_the_cluster_has_not_is_refused_with_those_that_it_has() -> None:
-    with pytest.raises(FailedPrecondition, match=r"slurm.multicri.io/mpi=pmix, .*: the cluster.s srun offers none, pmi2"):
+    with pytest.raises(FailedPrecondition, match=r"/mpi=pmix, .*: the cluster.s srun offers none, pmi2"):
         launcher(Mpi(starter="pmix"), {"pmi2", "none"}, ())
 
 
