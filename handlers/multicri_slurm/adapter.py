@@ -6,7 +6,8 @@ looks first, under a lock, and the job itself claims its directory before it run
 
 import asyncio
 import posixpath
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -23,13 +24,15 @@ from multicri_proxy.api.errors import (
 )
 from multicri_proxy.api.ids import ContainerId, JobId, PodSandboxId
 from multicri_proxy.api.log import Log
+from multicri_proxy.api.streams import Connection, Streams
 from multicri_proxy.api.tasks import Tasks
-from multicri_slurm import sshlib
+from multicri_slurm import attach, ports, sshlib
 from multicri_slurm.accounts import Login
 from multicri_slurm.allocations import Allocations
 from multicri_slurm.board import Board
 from multicri_slurm.carrying import Carrier
 from multicri_slurm.cluster import Cluster, Signal
+from multicri_slurm.exec import Execs
 from multicri_slurm.in_flight import InFlight
 from multicri_slurm.keys import Keys
 from multicri_slurm.output import read_output
@@ -38,6 +41,7 @@ from multicri_slurm.profiles import read_profiles
 from multicri_slurm.records import Record, Records, Stage, job_name_of
 from multicri_slurm.refresh import Refresher
 from multicri_slurm.retries import until_it_works, within
+from multicri_slurm.running import RunningContainers
 from multicri_slurm.ssh import Connections
 from multicri_slurm.staging import Stager
 from multicri_slurm.tail import Tails
@@ -76,6 +80,8 @@ class SlurmAdapter:
         self._in_flight = InFlight(self._records)
         self._allocations = Allocations(self._records)
         self._usages = Usages(self._records, self._board, self._tasks, self._cluster_of)
+        self._running = RunningContainers(self._records, self._board, self._watching, self._cluster_of)
+        self._execs = Execs()
         self._submits: dict[ContainerId, asyncio.Future[None]] = {}
         self._sweeps: dict[ContainerId, asyncio.Future[None]] = {}
 
@@ -219,6 +225,17 @@ class SlurmAdapter:
 
     def usage(self, container_id: ContainerId) -> Usage | None:
         return self._usages.of(container_id)
+
+    async def exec(self, container_id: ContainerId, command: Sequence[str], streams: Streams) -> int:
+        return await self._execs.run(self._running.of(container_id), command, streams)
+
+    async def attach(self, container_id: ContainerId, streams: Streams) -> None:
+        await attach.follow(self._running.of(container_id), partial(self.output, container_id), streams)
+
+    @asynccontextmanager
+    async def connect(self, sandbox_id: PodSandboxId, port: int) -> AsyncIterator[Connection]:
+        async with ports.connected(self._running.newest_in(sandbox_id), port) as connection:
+            yield connection
 
     async def details(self, container_id: ContainerId) -> Mapping[str, str]:
         record = self._records.get(container_id)

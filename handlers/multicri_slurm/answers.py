@@ -11,6 +11,8 @@ from multicri_proxy.api.errors import InvalidArgument, MulticriError, ResourceEx
 from multicri_proxy.api.ids import JobId
 
 MARK = "multicri:"
+_RANGES = re.compile(r"\[([0-9,-]+)\]", re.ASCII)
+_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +26,12 @@ class JobLine:
     nodes: str = ""
     cluster_account: str = ""
     exit_pair: str = ""
+
+
+def first_node(nodes: str) -> str:
+    """The first one of Slurm's list, like ``c[01-03,7],d``: there a job's script runs. Empty if there is none."""
+    first = _RANGES.sub(lambda ranges: re.split("[-,]", ranges[1])[0], nodes.strip())
+    return first.partition(",")[0] if _NODE.fullmatch(first.partition(",")[0]) else ""
 
 
 def facts(output: bytes) -> Mapping[str, tuple[str, ...]]:

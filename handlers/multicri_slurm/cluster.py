@@ -7,7 +7,7 @@ import asyncio
 import re
 import shlex
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -383,6 +383,18 @@ class Cluster:
                 f"{self.login.account}: flock does not work in {directory} ({' '.join(found.get('stderr', ()))}): "
                 "set slurm.mount_path to a file system with locks, or mount this one with them (Lustre: -o flock)"
             )
+
+    def process(
+        self, script: str, *, terminal: bool
+    ) -> AbstractAsyncContextManager["asyncssh.SSHClientProcess[bytes]"]:
+        """A script for sh, for as long as it is wanted, with the caller's streams."""
+        return self._connection.process(script, self.settings.command_timeout_s, terminal=terminal)
+
+    def tcp(
+        self, host: str, port: int
+    ) -> AbstractAsyncContextManager[tuple["asyncssh.SSHReader[bytes]", "asyncssh.SSHWriter[bytes]"]]:
+        """A connection to a port of a host, as the login host names it."""
+        return self._connection.tcp(host, port, self.settings.connect_timeout_s)
 
     async def _script(
         self,

@@ -112,7 +112,7 @@ def _apptainer(container: Container) -> Sequence[str]:
         words += ["--nv"]
     for bind in container.binds:
         words += ["--mount", _mount_text(bind)]
-    words += ["--pwd", _working_dir(container), "--env-file", ENV_FILE, container.image]
+    words += ["--pwd", working_dir_of(container), "--env-file", ENV_FILE, container.image]
     return [*words, *(command or container.args)]
 
 
@@ -141,7 +141,7 @@ def _ch_run(container: Container) -> Sequence[str]:
     if not container.mpi:
         words += ["--private-tmp"]
     words += [f"--bind={bind.source}:{bind.destination}" for bind in container.binds]
-    return [*words, f"--cd={_working_dir(container)}", container.image, "--", *_command(container)]
+    return [*words, f"--cd={working_dir_of(container)}", container.image, "--", *_command(container)]
 
 
 def _command(container: Container) -> tuple[str, ...]:
@@ -156,5 +156,6 @@ def _command(container: Container) -> tuple[str, ...]:
     return command
 
 
-def _working_dir(container: Container) -> str:
+def working_dir_of(container: Container) -> str:
+    """Where its command begins; absolute."""
     return container.working_dir or (container.config.working_dir if container.config else "") or "/"

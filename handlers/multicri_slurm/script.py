@@ -5,6 +5,7 @@ What the script leaves in its directory, and when:
     claim/job     first: the job that may run the container. A second job for the same container ends at once.
     claim/prerun  while the prerun text runs: it may end this script in ways that no trap sees.
     started       just before the container: ``<job id> <Unix time in ns>``
+    process       once it runs: its process on the node, and its working directory, for those that join it
     stdout, stderr
     exit          last, by rename: lines of ``name=value``, see `exits.py`. The truth about how the container ended.
     slurm.out     what Slurm, the prerun text and this script say
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from multicri_slurm.mpi import SRUN
-from multicri_slurm.runtimes import ENV_FILE, Container, container_words
+from multicri_slurm.runtimes import ENV_FILE, Container, container_words, working_dir_of
 
 NOT_IN_COMMENT = re.compile(r"[^A-Za-z0-9._/-]+", re.ASCII)
 LONGEST_COMMENT = 200
@@ -60,6 +61,7 @@ class ContainerScript:
         words = " ".join(quoted(word) for word in (*self.launcher, *container_words(self.container)))
         return (
             f"multicri_directory={shlex.quote(self.directory)}\n"
+            f"multicri_working_dir={quoted(working_dir_of(self.container))}\n"
             f"{BEGIN.replace('@TERM@', _TERM_BY_SLURM if self.launcher[:1] == (SRUN,) else TERM)}"
             f"{_PRERUN if self.has_prerun else ''}{self._passing()}{_CONTAINER.replace('@WORDS@', words)}"
         )
@@ -225,6 +227,7 @@ set -m # a process group of its own for the container
   exec @WORDS@
 ) < /dev/null >> stdout 2>> stderr &
 multicri_child=$!
+printf '%s\n' "$multicri_child" "$multicri_working_dir" > process.tmp && mv process.tmp process
 [ -z "$multicri_signalled" ] || multicri_signal "$multicri_signalled"
 while :; do
   multicri_signalled=

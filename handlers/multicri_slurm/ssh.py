@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import shlex
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -129,6 +130,58 @@ class Connection:
                 process.close()
 
     @asynccontextmanager
+    async def process(
+        self, script: str, timeout_s: float, *, terminal: bool
+    ) -> AsyncIterator[asyncssh.SSHClientProcess[bytes]]:
+        """A shell that runs a script for as long as it is wanted: then it gets TERM, or its terminal hangs up.
+
+        It comes as one word that every login shell leaves alone: stdin is the caller's.
+        timeout_s: for the beginning. terminal: whether it has one, on which stderr is stdout.
+        """
+        encoded = base64.b64encode(script.encode("utf-8", "surrogateescape")).decode()
+        command = f"exec sh -c 'eval \"$(echo {encoded} | base64 -d)\"'"
+
+        async def opening(link: _Link) -> asyncssh.SSHClientProcess[bytes]:
+            async with asyncio.timeout(timeout_s):
+                return await link.connection.create_process(
+                    command, encoding=None, term_type="xterm" if terminal else None
+                )
+
+        async with self._errors(), self._session(opening) as process:
+            try:
+                yield process
+            finally:
+                if process.exit_status is None and not process.is_closing():
+                    process.terminate()
+                process.close()
+
+    @asynccontextmanager
+    async def tcp(
+        self, host: str, port: int, timeout_s: float
+    ) -> AsyncIterator[tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]]:
+        """A connection from the login host to a port. Raises Unavailable if nobody listens there."""
+        async with self._errors():
+            link = await self._connected()
+            link.users += 1
+            try:
+                async with asyncio.timeout(timeout_s):
+                    reader, writer = await link.connection.open_connection(host, port, encoding=None)
+                try:
+                    yield reader, writer
+                finally:
+                    writer.close()
+            except asyncssh.ChannelOpenError as error:
+                place = f"port {port} of {host}"
+                if error.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
+                    raise Unavailable(
+                        f"{self._login.account}: sshd there forbids to connect to {place}: "
+                        "it has to allow AllowTcpForwarding"
+                    ) from error
+                raise Unavailable(f"{self._login.account}: nobody answers at {place}: {error.reason}") from error
+            finally:
+                self._leave(link)
+
+    @asynccontextmanager
     async def files(self, timeout_s: float | None = None) -> AsyncIterator[asyncssh.SFTPClient]:
         """The SFTP client, within a time limit. SFTP's own errors (no such file) come through as they are."""
 
@@ -198,9 +251,12 @@ class Connection:
                 self._retire(link)
                 raise
             finally:
-                link.users -= 1
-                if link.retired and not link.users:
-                    link.connection.abort()
+                self._leave(link)
+
+    def _leave(self, link: _Link) -> None:
+        link.users -= 1
+        if link.retired and not link.users:
+            link.connection.abort()
 
     def _retire(self, link: _Link) -> None:
         link.retired = True

@@ -4,6 +4,7 @@ umask 077
 # First of all: who cancels it either finds its step, or it finds that it is cancelled.
 printf '%s\n' "$SLURM_STEP_ID" > step.tmp && mv step.tmp step
 multicri_directory=/home/alice/multi-cri/5a4d/c0ffee
+multicri_working_dir=/
 
 multicri_finish() { # code reason
   trap - EXIT
@@ -79,6 +80,7 @@ set -m # a process group of its own for the container
   exec apptainer --quiet exec --containall --cleanenv --no-eval --writable-tmpfs --pwd / --env-file env /home/alice/multi-cri/images/0123.sif /bin/true 'it'"'"'s'
 ) < /dev/null >> stdout 2>> stderr &
 multicri_child=$!
+printf '%s\n' "$multicri_child" "$multicri_working_dir" > process.tmp && mv process.tmp process
 [ -z "$multicri_signalled" ] || multicri_signal "$multicri_signalled"
 while :; do
   multicri_signalled=

@@ -7,6 +7,7 @@
 #SBATCH --dependency=singleton
 
 multicri_directory=/home/alice/multi-cri/5a4d/c0ffee
+multicri_working_dir=/
 
 multicri_finish() { # code reason
   trap - EXIT
@@ -69,6 +70,7 @@ set -m # a process group of its own for the container
   exec apptainer --quiet exec --containall --cleanenv --no-eval --writable-tmpfs --pwd / --env-file env /home/alice/multi-cri/images/0123.sif /bin/true 'it'"'"'s' $'a\012b' '$(id)'
 ) < /dev/null >> stdout 2>> stderr &
 multicri_child=$!
+printf '%s\n' "$multicri_child" "$multicri_working_dir" > process.tmp && mv process.tmp process
 [ -z "$multicri_signalled" ] || multicri_signal "$multicri_signalled"
 while :; do
   multicri_signalled=

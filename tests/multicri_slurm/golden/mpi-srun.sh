@@ -10,6 +10,7 @@
 #SBATCH --cpus-per-task=2
 
 multicri_directory=/home/alice/multi-cri/5a4d/c0ffee
+multicri_working_dir=/
 
 multicri_finish() { # code reason
   trap - EXIT
@@ -76,6 +77,7 @@ set -m # a process group of its own for the container
   exec srun --mpi=pmix --kill-on-bad-exit=1 --cpus-per-task=2 apptainer --quiet exec --no-mount home,cwd --no-eval --writable-tmpfs --no-home --pwd / --env-file env /home/alice/multi-cri/images/0123.sif /app/solve
 ) < /dev/null >> stdout 2>> stderr &
 multicri_child=$!
+printf '%s\n' "$multicri_child" "$multicri_working_dir" > process.tmp && mv process.tmp process
 [ -z "$multicri_signalled" ] || multicri_signal "$multicri_signalled"
 while :; do
   multicri_signalled=
