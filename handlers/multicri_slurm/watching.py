@@ -67,13 +67,13 @@ class Watching:
         if record is None or record.stage is not Stage.SUBMITTED:
             return
         self._lines[container_id] = line
+        if state.phase is Phase.QUEUED and known is not None and known.phase is Phase.RUNNING:
+            await self._cancel_requeued(record, line)
+            return
         if record.allocation is not None and await self._step_over(record, line):
             return
         if state.phase is Phase.QUEUED:
-            if known is not None and known.phase is Phase.RUNNING:
-                await self._cancel_requeued(record, line)
-            else:
-                self._waits(record, line)
+            self._waits(record, line)
             return
         self._waiting_since.pop(container_id, None)
         started_ns = known.started_at_ns if known is not None and known.phase is Phase.RUNNING else None

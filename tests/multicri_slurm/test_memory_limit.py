@@ -7,7 +7,7 @@ import pytest
 from slurm_bench import Bench, everything
 from testbed import Testbed
 
-from multicri_proxy.api.adapter import OutputStream, Phase
+from multicri_proxy.api.adapter import OutputStream, Phase, Resources
 
 pytestmark = pytest.mark.testbed
 
@@ -33,3 +33,26 @@ async def test_a_container_over_its_memory_limit_is_told_as_the_kubelet_tells_it
         assert "OUT_OF_MEMORY" in report.message
         assert await everything(slurm, spec.id, OutputStream.STDOUT) == b"up\n"
         await slurm.remove_container(spec.id)
+
+
+async def test_a_container_over_its_limit_ends_alone_although_its_pod_is_one_allocation(bench: Bench) -> None:
+    asks: dict[str, str | None] = {"JOB_CUSTOM_CONFIG": None}
+    annotations = {"slurm.multicri.io/pod-model": "allocation-per-pod", "slurm.multicri.io/mem": "150M"}
+    async with bench.adapter() as slurm:
+        stays = bench.spec(["/bin/sh", "-c", "sleep 600"], cluster=asks, annotations=annotations)
+        eats = bench.spec(
+            ["/bin/sh", "-c", "exec tail /dev/zero"],
+            cluster=asks,
+            resources=Resources(memory_bytes=60 << 20),
+        )
+        eats = replace(eats, pod=stays.pod)
+        for spec in (stays, eats):
+            await slurm.create_container(spec)
+            await slurm.start_container(spec.id)
+        report = await bench.report(eats.id, Phase.EXITED)
+        assert (report.exit_code, report.reason) == (137, "OOMKilled")
+        assert (await bench.report(stays.id, Phase.RUNNING)).phase is Phase.RUNNING
+        await slurm.stop_sandbox(stays.pod.sandbox_id)
+        for spec in (eats, stays):
+            await slurm.remove_container(spec.id)
+        assert not bench.store.rows

@@ -20,6 +20,7 @@ def planned(
     settings: dict[str, object] | None = None,
     annotations: dict[str, str] | None = None,
     resources: Resources | None = None,
+    pod_resources: Resources | None = None,
     **env: str,
 ) -> Plan:
     pod = Pod(
@@ -30,6 +31,7 @@ def planned(
         attempt=0,
         labels={},
         annotations={PREFIX + name: value for name, value in (annotations or {}).items()},
+        resources=pod_resources or Resources(),
     )
     spec = ContainerSpec(
         id=ContainerId("c" * 64),
@@ -95,3 +97,36 @@ def test_an_annotation_alone_makes_an_mpi_job() -> None:
     assert made.mpi is not None
     assert made.mpi.starter == "mpirun"
     assert made.options == ("--ntasks=3",)
+
+
+ALLOCATION = {"pod-model": "allocation-per-pod"}
+
+
+def test_an_allocation_has_what_its_pod_needs_whatever_the_container_does() -> None:
+    pod = Resources(cpu_millicores=2500, memory_bytes=96 << 20)
+    own = Resources(cpu_millicores=500, memory_bytes=32 << 20)
+    planned_options = planned(resources=own, pod_resources=pod, annotations=ALLOCATION).options
+    assert planned_options == ("--nodes=1", "--ntasks=1", "--cpus-per-task=3", "--mem=96M")
+    wins = planned(pod_resources=pod, annotations={**ALLOCATION, "mem": "1G"}).options
+    assert wins == ("--nodes=1", "--ntasks=1", "--mem=1G", "--cpus-per-task=3")
+    many = {"job_options_default": "--nodes=4", "pod_model": "allocation-per-pod"}
+    assert planned(settings=many).options == ("--nodes=1", "--ntasks=1")
+    assert planned(settings=many, annotations={"pod-model": "job-per-container"}).options == ("--nodes=4",)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "env", "reason"),
+    [
+        ({"pod-model": "both"}, {}, r"pod-model='both': must be one of job-per-container, allocation-per-pod"),
+        (ALLOCATION, {"JOB_GPU": "gpu"}, r"JOB_GPU: .* annotation slurm\.multicri\.io/gres"),
+        (ALLOCATION, {"MPI_VERSION": "5"}, "MPI_VERSION: .* leave it out, or choose job-per-container"),
+        (ALLOCATION, {"JOB_CUSTOM_CONFIG": "--mem=1G"}, "JOB_CUSTOM_CONFIG: "),
+        ({**ALLOCATION, "nodes": "2"}, {}, "nodes: with the pod model allocation-per-pod a pod has one node"),
+        ({**ALLOCATION, "mpi": "pmix"}, {}, "mpi: with the pod model"),
+    ],
+)
+def test_what_an_allocation_cannot_have_is_refused_by_name(
+    annotations: dict[str, str], env: dict[str, str], reason: str
+) -> None:
+    with pytest.raises(InvalidArgument, match=reason):
+        planned(annotations=annotations, **env)

@@ -79,8 +79,8 @@ multicri_step() { # container
   cd "../$1" || return
   bash ./step.sh >> slurm.out 2>&1 < /dev/null
   multicri_code=$?
+  [ ! -e "$multicri_directory/closing" ] || return
   if [ ! -e exit ]; then
-    [ ! -e "$multicri_directory/closing" ] || return
     if [ -e cancelled ]; then
       multicri_end 137 Cancelled
     elif grep -q 'Out Of Memory' slurm.out; then
