@@ -1,0 +1,179 @@
+"""Images of multicri pods through the proxy, as the kubelet and an admin see them."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+import yaml
+from kubelet import Kubelet, Proxy
+from kubelet.client import read_log
+from testbed import Testbed
+from testbed.door import PASSWORD, USER, Door
+
+from main_job.conftest import account_of
+from multicri_proxy.cri.v1 import runtime_pb2 as cri
+
+pytestmark = pytest.mark.testbed
+
+
+@pytest.fixture
+def private(bed: Testbed) -> Iterator[Door]:
+    with Door(registry=bed.registry, port=5443, private=True).opened() as door:
+        yield door
+
+
+@pytest.fixture
+async def proxy(bed: Testbed, tmp_path: Path) -> AsyncIterator[Proxy]:
+    """One that trusts the authority of the bed's registry."""
+    ca = {"ca_file": str(bed.registry.authority.certificate)}
+    settings = {
+        "remote_runtime_endpoints": {"default": str(bed.node.socket)},
+        "images": {"registries": {bed.registry.address: ca, f"{bed.registry.address}:5443": ca}},
+        "slurm": {"known_hosts": str(bed.cluster.known_hosts)},
+    }
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    proxy = Proxy(tmp_path, config)
+    await proxy.start()
+    yield proxy
+    proxy.terminate()
+
+
+@pytest.fixture
+def tool(bed: Testbed) -> str:
+    """An image that the node can ask for."""
+    return f"multicri/docker-repository.{bed.registry.address}/test/tool:1.0"
+
+
+async def images_command(proxy: Proxy, *words: str, status: int = 0) -> str:
+    admin_socket = proxy.socket_path.with_name("multicri-admin.sock")
+    argv = [sys.executable, "-m", "multicri_proxy", "images", *words, "--admin-socket", str(admin_socket)]
+    done = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == status, done.stderr
+    return done.stdout if status == 0 else done.stderr
+
+
+async def status_of(kubelet: Kubelet, name: str, handler: str = "") -> cri.Image:
+    """As ImageStatus has it; an empty one if it is not there."""
+    spec = cri.ImageSpec(image=name, runtime_handler=handler)
+    return (await kubelet.call(cri.ImageStatusRequest(image=spec), cri.ImageStatusResponse)).image
+
+
+async def remove(kubelet: Kubelet, name: str) -> None:
+    await kubelet.call(cri.RemoveImageRequest(image=cri.ImageSpec(image=name)), cri.RemoveImageResponse)
+
+
+@pytest.mark.parametrize("user", ["alice", "bob"])
+async def test_a_job_runs_in_the_very_image_that_the_registry_named(
+    bed: Testbed, kubelet: Kubelet, tool: str, user: str
+) -> None:
+    image_id = await kubelet.pull(tool)
+    pod = await kubelet.run_pod_sandbox("tool", handler="multicri")
+    container = await kubelet.create_container(
+        pod, image_id, args=["one"], env={**account_of(bed, user), "JOB_QUEUE": "batch"}
+    )
+    await kubelet.start(container)
+    assert (await kubelet.wait_until_exited(container)).exit_code == 0
+    assert read_log(pod) == ["in /var/tool, TOOL=of the image\n", "<one>\n"]
+
+
+async def test_every_form_of_a_name_finds_the_image(bed: Testbed, kubelet: Kubelet, tool: str) -> None:
+    image_id = await kubelet.pull(tool)
+    image = await status_of(kubelet, tool)
+    assert (image.id, list(image.repo_tags), image.username) == (image_id, [tool], "nobody")
+    assert image.size > 100_000
+    [digest] = image.repo_digests
+    assert digest.startswith(f"multicri/docker-repository.{bed.registry.address}/test/tool@sha256:")
+    alias = tool.replace("docker-repository.", "docker.")
+    for name in (image_id, image_id.removeprefix("sha256:"), digest, alias, tool.replace(":1.0", ".img:1.0")):
+        assert await status_of(kubelet, name) == image, name
+        assert await kubelet.images(name) == [image], name
+    assert await kubelet.pull(alias) == image_id
+    assert list((await status_of(kubelet, image_id)).repo_tags) == [tool, alias]
+
+
+async def test_garbage_collection_takes_ours_and_the_nodes_apart(bed: Testbed, kubelet: Kubelet, tool: str) -> None:
+    """As the kubelet does it: all images are listed, those in use spared, the others removed by their ids."""
+    ordinary = await kubelet.pull(f"{bed.registry.address}/test/tool:1.0")
+    ours = await kubelet.pull(tool)
+    assert ordinary != ours, "one image, in two places: each is to be removed by itself"
+    await kubelet.call(cri.ImageFsInfoRequest(), cri.ImageFsInfoResponse)
+    listed = {image.id: image for image in await kubelet.images()}
+    assert {ordinary, ours} <= listed.keys()
+    assert listed[ours].size > 0 and not listed[ours].pinned
+    await remove(kubelet, ours)
+    assert ours not in {image.id for image in await kubelet.images()}
+    assert (await status_of(kubelet, ordinary)).id == ordinary
+    assert (await status_of(kubelet, tool)).id == ""
+    await remove(kubelet, ours)
+    assert await kubelet.pull(tool) == ours
+    await remove(kubelet, ordinary)
+    assert (await status_of(kubelet, ours)).id == ours
+
+
+async def test_a_mere_reference_is_ours_by_its_runtime_handler(bed: Testbed, kubelet: Kubelet, tool: str) -> None:
+    name = tool.removeprefix("multicri/docker-repository.")
+    spec = cri.ImageSpec(image=name, runtime_handler="multicri")
+    pulled = await kubelet.call(cri.PullImageRequest(image=spec), cri.PullImageResponse)
+    assert pulled.image_ref == await kubelet.pull(tool)
+    assert (await status_of(kubelet, name, "multicri")).id == pulled.image_ref
+
+
+async def test_what_nothing_can_build_is_refused_when_it_is_pulled(kubelet: Kubelet) -> None:
+    for name in ("multicri/nonsense", "multicri/docker-repository.UPPER"):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await kubelet.pull(name)
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert name in (refused.value.details() or "")
+
+
+async def test_a_pull_with_a_pods_credentials_and_one_with_wrong_ones(
+    private: Door, proxy: Proxy, kubelet: Kubelet
+) -> None:
+    image = cri.ImageSpec(image=f"multicri/docker-repository.{private.name}/test/tool:1.0")
+    sandbox = cri.PodSandboxConfig(metadata=cri.PodSandboxMetadata(name="p", namespace="physics", uid="u"))
+    for auth in (cri.AuthConfig(), cri.AuthConfig(username=USER, password="wr0ng-secret")):
+        with pytest.raises(grpc.aio.AioRpcError, match="unauthorized") as refused:
+            await kubelet.call(
+                cri.PullImageRequest(image=image, auth=auth, sandbox_config=sandbox), cri.PullImageResponse
+            )
+        assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    auth = cri.AuthConfig(username=USER, password=PASSWORD)
+    await kubelet.call(cri.PullImageRequest(image=image, auth=auth, sandbox_config=sandbox), cri.PullImageResponse)
+    for path in (proxy.log, *(proxy.directory / "resources").iterdir()):
+        assert PASSWORD.encode() not in path.read_bytes(), path
+        assert b"wr0ng-secret" not in path.read_bytes(), path
+
+
+async def test_an_admin_lists_pulls_and_removes_images(
+    bed: Testbed, proxy: Proxy, kubelet: Kubelet, tool: str, account: Mapping[str, str]
+) -> None:
+    assert await images_command(proxy) == "IMAGE  ID  SIZE  CONTAINERS  BUILT\n"
+    said = (await images_command(proxy, "pull", tool)).splitlines()
+    assert said[0] == f"asking what {tool} means"
+    assert said[1].startswith(f"pulled {tool}: sha256:")
+    pod = await kubelet.run_pod_sandbox("user", handler="multicri")
+    container = await kubelet.create_container(pod, tool, command=["true"], env=account)
+    [listed] = await listing(proxy)
+    assert (listed["names"], listed["containers"], listed["pinned"]) == ([tool], 1, False)
+    other = f"multicri/docker-repository.{bed.registry.busybox}"
+    assert "its registry was not asked" in await images_command(proxy, "pull", other)
+    assert "is used by 1 containers: --force" in await images_command(proxy, "rm", tool, status=1)
+    assert f"removed {other}" in await images_command(proxy, "prune")
+    assert [image["names"] for image in await listing(proxy)] == [[tool]]
+    assert f"removed {tool}" in await images_command(proxy, "rm", "--force", tool)
+    assert await listing(proxy) == []
+    assert "is not there" in await images_command(proxy, "rm", tool, status=1)
+    assert "no such tag" in await images_command(proxy, "pull", f"{tool}x", status=1)
+    await kubelet.remove(container)
+
+
+async def listing(proxy: Proxy) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (await images_command(proxy, "-o", "json")).splitlines()]
