@@ -2,14 +2,15 @@
 
 import asyncio
 import json
+import subprocess
 import sys
+import threading
 from dataclasses import asdict
 
 from multicri_images.question import Finding, Question
 from multicri_proxy.api.errors import FailedPrecondition, NotFound, PermissionDenied, Unavailable
 
 MOST_AT_A_TIME = 4
-LONGEST_ANSWER_BYTES = 1024 * 1024
 _LONGEST_MESSAGE = 400
 
 
@@ -46,25 +47,42 @@ class Asking:
 
 
 async def _ask(question: Question) -> dict[str, object]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "multicri_images.registry"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        start_new_session=True,
-        limit=LONGEST_ANSWER_BYTES,
-    )
-    assert process.stdin and process.stdout  # noqa: S101  (they are pipes)
+    child = _Child()
     try:
-        process.stdin.write(json.dumps(asdict(question)).encode())
-        process.stdin.close()
-        line = await process.stdout.readline()
+        line = await asyncio.to_thread(child.answer, json.dumps(asdict(question)).encode())
         answer: dict[str, object] = json.loads(line)
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError) as error:
         return {"error": "unreachable", "message": f"asking the registry ended early: {type(error).__name__}"}
     else:
         return answer
     finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+        child.kill()
+
+
+class _Child:
+    """One process. Not asyncio's: that forks, which gRPC's threads have a hard time with; subprocess does not."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._killed = False
+
+    def answer(self, question: bytes) -> bytes:
+        """Blocks until it has said everything, or is killed."""
+        with self._lock:
+            if self._killed:
+                return b""
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "multicri_images.registry"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                process_group=0,
+            )
+        return self._process.communicate(question)[0]
+
+    def kill(self) -> None:
+        with self._lock:
+            self._killed = True
+            if self._process is not None:
+                self._process.kill()

@@ -11,6 +11,7 @@ from testbed import Testbed
 from testbed.door import PASSWORD, USER, Door
 from testbed.images import BUSYBOX_IMAGE, TOOL_IMAGE, ensure_layout
 from testbed.images import Image as BedImage
+from token_server import REFRESH_TOKEN, token_server
 
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Unavailable
 from multicri_proxy.api.ids import ImageRef
@@ -111,6 +112,20 @@ async def test_a_password_opens_a_private_registry_and_a_wrong_one_does_not(
         assert source.ca_certificates.startswith(b"-----BEGIN")
         assert PASSWORD not in repr(source)
         assert (await again.build_source(image, "chemistry")).auth is None, "credentials are a namespace's own"
+
+
+@pytest.mark.parametrize("auth", [SCIENCE, RegistryAuth(identity_token=REFRESH_TOKEN)], ids=["password", "refresh"])
+async def test_a_registry_that_wants_a_token_gets_one(bed: Testbed, open_pool: OpenPool, auth: RegistryAuth) -> None:
+    with (
+        token_server(bed) as (url, scopes),
+        Door(registry=bed.registry, port=5444, token_server=url).opened() as door,
+    ):
+        async with open_pool() as images:
+            assert (await images.pull(name_at(door.name), auth=auth)).config is not None
+            assert scopes == ["repository:test/tool:pull"]
+            for nobody in (RegistryAuth(username=USER, password="x"), RegistryAuth(identity_token="x")):
+                with pytest.raises(PermissionDenied, match="does not take these credentials"):
+                    await images.pull(name_at(door.name), auth=nobody)
 
 
 async def test_credentials_of_another_registry_are_not_sent(private: Door, open_pool: OpenPool) -> None:
