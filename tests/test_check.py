@@ -30,7 +30,12 @@ class Profiles:
 
     def check(self, *arguments: str, **environment: str) -> tuple[int, dict[str, str], str]:
         """The exit status, each line by what it is about, and all that was printed."""
-        self._file.write_text(yaml.safe_dump({"slurm": {"clusters": {"hpc": self.hpc}}}))
+        return self.check_section({"clusters": {"hpc": self.hpc}}, *arguments, **environment)
+
+    def check_section(
+        self, slurm: dict[str, object], *arguments: str, **environment: str
+    ) -> tuple[int, dict[str, str], str]:
+        self._file.write_text(yaml.safe_dump({"slurm": slurm}))
         argv = [sys.executable, "-m", "multicri_proxy", "check", "--config", str(self._file), *arguments]
         env = {"PATH": "/usr/bin:/bin", **environment}
         done = subprocess.run(argv, capture_output=True, text=True, timeout=120, env=env, check=False)
@@ -160,6 +165,18 @@ def test_a_pods_own_variables_can_be_tried_and_a_namespace(bed: Testbed, profile
     assert profiles.check("hpc", "--namespace", "team")[0] == 0
     status, lines, printed = profiles.check("hpc", "--namespace", "other")
     assert "nobody is set for the namespace other" in lines["account"], printed
+
+
+def test_variables_are_tried_in_the_only_profile_without_its_name_and_shown_to_no_other(
+    bed: Testbed, profiles: Profiles
+) -> None:
+    own = {"CLUSTER_HOST": bed.cluster.host, "CLUSTER_USERNAME": "bob", "CLUSTER_PASSWORD": "bobpw"}
+    status, _, printed = profiles.check_section({"known_hosts": str(bed.cluster.known_hosts)}, **own)
+    assert status == 0, printed
+    assert printed.startswith("default: bob@")
+    status, _, printed = profiles.check(**own)
+    assert status == 0, printed
+    assert "bob@" not in printed
 
 
 def test_settings_that_are_wrong_and_a_profile_that_is_not_there_are_said_in_one_line(profiles: Profiles) -> None:

@@ -288,7 +288,7 @@ def _read(volumes: Iterable[Volume], limits: Limits) -> Mapping[int, File | Tree
         if volume.kind is Kind.PUBLISHED:
             contents[volume.number] = reader.published(volume.host_path)
         elif volume.kind in {Kind.COPIED, Kind.HOSTS}:
-            contents[volume.number] = reader.content(volume.host_path)
+            contents[volume.number] = reader.content(volume.host_path, is_real=volume.is_host_path)
     return contents
 
 

@@ -29,15 +29,14 @@ async def check(request: CheckRequest) -> AsyncIterator[Finding]:
     names = [profile.name for profile in profiles.all()]
     if request.profile is not None and request.profile not in names:
         raise InvalidArgument(f"there is no profile {request.profile!r}: there are {', '.join(names)}")
+    chosen = [profile for profile in profiles.all() if request.profile in {None, profile.name}]
     await sshlib.load()
     keys = Keys()
     connections = Connections(profiles, keys)
     try:
-        for profile in profiles.all():
-            if request.profile not in {None, profile.name}:
-                continue
-            logins = await _logins(profile, request, keys)
-            if not logins and (request.profile is not None or len(names) == 1):
+        for profile in chosen:
+            logins = await _logins(profile, request, keys, alone=len(chosen) == 1)
+            if not logins and len(chosen) == 1:
                 yield _nobody(profile, request.namespace)
             for login in logins:
                 async for finding in _Trial(profile, login, connections.to(login), request).run():
@@ -46,11 +45,14 @@ async def check(request: CheckRequest) -> AsyncIterator[Finding]:
         await connections.close()
 
 
-async def _logins(profile: Profile, request: CheckRequest, keys: Keys) -> list[Login]:
-    """Who pods are by this profile: as the environment says, else as the settings do."""
+async def _logins(profile: Profile, request: CheckRequest, keys: Keys, *, alone: bool) -> list[Login]:
+    """Who pods are by this profile: as the environment says, else as the settings do.
+
+    alone: no other profile is tried, to which the environment's credentials do not belong.
+    """
     given, _ = split((name, value.encode()) for name, value in request.environment.items())
     variables = read_variables({name: value for name, value in given.items() if name.startswith("CLUSTER_")})
-    if variables.CLUSTER_USERNAME is not None and request.profile is not None:
+    if variables.CLUSTER_USERNAME is not None and alone:
         login = profile.login_for(variables, request.namespace or "default")
         if login.private_key is not None:
             await keys.check(login.private_key)

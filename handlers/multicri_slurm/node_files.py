@@ -76,16 +76,20 @@ class Reader:
                     return replace(tree, version=version)
         raise Unavailable(f"{path} changes faster than it can be read")
 
-    def content(self, path: str) -> File | Tree:
-        """A directory or a regular file, whatever it is."""
+    def content(self, path: str, *, is_real: bool = False) -> File | Tree:
+        """A directory or a regular file, whatever it is. is_real: no link was on the way to it when it was allowed."""
+        place = path if is_real else None
         with _errors(path):
             mode = os.lstat(path).st_mode
-            return self._tree(path) if stat.S_ISDIR(mode) else self._file(path, os.fsencode(path), None, mode)
+            if stat.S_ISDIR(mode):
+                return self._tree(path, place)
+            return self._file(path, os.fsencode(path), None, mode, place)
 
-    def _tree(self, path: str) -> Tree:
+    def _tree(self, path: str, place: str | None = None) -> Tree:
         tree = Tree()
         top = os.open(path, _DIRECTORY)
         try:
+            _check_place(top, place)
             self._walk(path, top, b"", tree, 0)
         finally:
             os.close(top)
@@ -116,11 +120,12 @@ class Reader:
             self._take(shown, files=1)
             yield entry
 
-    def _file(self, shown: str, name: bytes, directory: int | None, mode: int) -> File:
+    def _file(self, shown: str, name: bytes, directory: int | None, mode: int, place: str | None = None) -> File:
         if not stat.S_ISREG(mode):
             raise InvalidArgument(f"{shown}: {_text(name)} is no regular file, directory or link: it cannot be copied")
         descriptor = os.open(name, _FILE, dir_fd=directory)
         try:
+            _check_place(descriptor, place)
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise InvalidArgument(f"{shown}: {_text(name)} was exchanged for something that cannot be copied")
             pieces = []
@@ -205,6 +210,12 @@ def write_message(path: str, message: bytes) -> None:
             os.write(descriptor, message)
     finally:
         os.close(descriptor)
+
+
+def _check_place(descriptor: int, place: str | None) -> None:
+    """Another pod that may write to a directory on the way could have put a link there since it was allowed."""
+    if place is not None and os.readlink(f"/proc/self/fd/{descriptor}") != place:
+        raise InvalidArgument(f"hostPath {place!r} leads elsewhere than when it was allowed")
 
 
 def _checked_link(shown: str, path: bytes, target: bytes) -> bytes:

@@ -57,6 +57,7 @@ class Volume:
 
     number: its place among the container's mounts, which names its files in the cluster.
     container_path: absolute and clean. name: of the directory in the cluster, for SHARED and RESULTS.
+    is_host_path: host_path is none of the pod's own directory, and has no links.
     """
 
     number: int
@@ -65,6 +66,7 @@ class Volume:
     host_path: str
     readonly: bool
     name: str = ""
+    is_host_path: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +109,7 @@ def decide(mounts: Sequence[Mount], pod: Pod, on_node: OnNode, settings: Setting
                 host_path=on_node.real_paths.get(mount.host_path, mount.host_path),
                 readonly=mount.readonly or kind in {Kind.PUBLISHED, Kind.HOSTS},
                 name=name,
+                is_host_path=mount.host_path in on_node.real_paths,
             )
         )
     if refusals:

@@ -44,6 +44,17 @@ def test_a_link_that_leads_out_is_refused_by_name(tmp_path: Path, target: str) -
         read(tmp_path)
 
 
+def test_a_link_that_was_put_on_the_way_to_a_host_path_since_it_was_allowed_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "own/inner").mkdir(parents=True)
+    (tmp_path / "own/inner/file").write_text("not for pods")
+    (tmp_path / "allowed").symlink_to("own")
+    for path in ("allowed/inner", "allowed/inner/file"):
+        with pytest.raises(InvalidArgument, match="leads elsewhere than when it was allowed"):
+            Reader(LIMITS).content(str(tmp_path / path), is_real=True)
+    assert isinstance(Reader(LIMITS).content(str(tmp_path / "own/inner"), is_real=True), Tree)
+    assert isinstance(Reader(LIMITS).content(str(tmp_path / "own/inner/file"), is_real=True), File)
+
+
 def make_socket(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
