@@ -214,7 +214,7 @@ def write_message(path: str, message: bytes) -> None:
 
 def _check_place(descriptor: int, place: str | None) -> None:
     """Another pod that may write to a directory on the way could have put a link there since it was allowed."""
-    if place is not None and os.readlink(f"/proc/self/fd/{descriptor}") != place:
+    if place is not None and str(Path(f"/proc/self/fd/{descriptor}").readlink()) != place:
         raise InvalidArgument(f"hostPath {place!r} leads elsewhere than when it was allowed")
 
 

@@ -184,7 +184,7 @@ def read_log(pod: PodOnNode, *, name: str = "main", attempt: int = 0, stream: st
     """The lines that a container wrote, as ``kubectl logs`` puts them together. stream: only this one's."""
     lines = [""]
     path = pod.log_directory / name / f"{attempt}.log"
-    for entry in path.read_bytes().splitlines() if path.exists() else []:
+    for entry in path.read_bytes().split(b"\n")[:-1] if path.exists() else []:  # a carriage return ends no line
         _, entry_stream, tag, text = entry.split(b" ", 3)
         if stream in ("", entry_stream.decode()):
             lines[-1] += text.decode("utf-8", "surrogateescape")
