@@ -73,7 +73,7 @@ def config_of(text: bytes, *, has_environment: bool = False) -> ImageConfig:
             working_dir=_path(config.get("WorkingDir")),
             has_environment=has_environment,
         )
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise FailedPrecondition(f"the image's configuration cannot be read: {error}") from error
 
 

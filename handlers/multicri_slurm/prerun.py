@@ -2,6 +2,9 @@
 
 import shlex
 
+LONGEST_PRERUN = 65_536
+"""Bytes, of either text."""
+
 
 def prerun_of(admins: str, pods: str) -> bytes | None:
     """Both as one text for bash to source; the first one that fails ends it with its code. None if there is none."""

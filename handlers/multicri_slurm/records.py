@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
+from weakref import WeakValueDictionary
 
 from multicri_proxy.api.adapter import Phase, Report, Secrets, Store
 from multicri_proxy.api.errors import FailedPrecondition, NotFound
@@ -81,7 +82,7 @@ class Records:
         self._store = store
         self._secrets = secrets
         self._records: dict[ContainerId, Record] = {}
-        self._changing: dict[ContainerId, asyncio.Lock] = {}
+        self._changing: WeakValueDictionary[ContainerId, asyncio.Lock] = WeakValueDictionary()
 
     async def load(self) -> None:
         for key, value in await self._store.items():
@@ -113,7 +114,6 @@ class Records:
         async with self._lock_of(container_id):
             await self._store.delete(container_id)
             self._records.pop(container_id, None)
-            self._changing.pop(container_id, None)
 
     def _lock_of(self, container_id: ContainerId) -> asyncio.Lock:
         return self._changing.setdefault(container_id, asyncio.Lock())

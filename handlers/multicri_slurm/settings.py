@@ -20,12 +20,12 @@ from pydantic import (
 from multicri_proxy.api.errors import InvalidArgument
 from multicri_slurm.custom_config import custom_options
 from multicri_slurm.fields import Host, Port, UserName, matching
+from multicri_slurm.prerun import LONGEST_PRERUN
 
 _PATH = re.compile(r"[A-Za-z0-9._/@+-]+", re.ASCII)
 _HOST_PATTERN = re.compile(r"[A-Za-z0-9.:*?_-]+", re.ASCII)
 _OPTION = re.compile(r"[a-z][a-z0-9-]*", re.ASCII)
 _JUMP = re.compile(r"(?:(?P<user>[^@]+)@)?(?P<host>\[[^]]+\]|[^:]+)(?::(?P<port>[0-9]+))?", re.ASCII)
-LONGEST_PRERUN = 65_536
 
 PodModel = Literal["job-per-container", "allocation-per-pod"]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]

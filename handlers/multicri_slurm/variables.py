@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from multicri_proxy.api.errors import InvalidArgument
 from multicri_slurm.fields import Host, Port, UserName, matching
 from multicri_slurm.keys import LONGEST_KEY
+from multicri_slurm.prerun import LONGEST_PRERUN
 
 CLUSTER_PREFIX = "CLUSTER_"
 JOB_VARIABLES = frozenset(
@@ -32,7 +33,6 @@ JOB_VARIABLES = frozenset(
     }
 )
 SECRET_VARIABLES = frozenset({"CLUSTER_PASSWORD", "CLUSTER_KEYVALUE", "CLUSTER_CONFIG"})
-LONGEST_PRERUN = 65_536
 LONGEST_OPTIONS = 4096
 """They are read on the event loop, word by word."""
 LONGEST_VALUE_SHOWN = 80

@@ -52,7 +52,9 @@ async def test_a_file_that_is_cut_or_changed_breaks_nothing(noise: bytes, at: in
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"[]", b"1", b'{"Cmd":"x"}', b'{"Entrypoint":[1]}', b'{"WorkingDir":["/"]}', b"\xff"]
+    "text",
+    [b"", b"[]", b"1", b'{"Cmd":"x"}', b'{"Entrypoint":[1]}', b'{"WorkingDir":["/"]}', b"\xff", b"[" * 100_000],
+    ids=lambda text: repr(text[:20]),
 )
 def test_a_configuration_that_is_none_is_told(text: bytes) -> None:
     with pytest.raises(FailedPrecondition, match="configuration cannot be read"):
