@@ -230,7 +230,7 @@ class SlurmAdapter:
         return await self._execs.run(self._running.of(container_id), command, streams)
 
     async def attach(self, container_id: ContainerId, streams: Streams) -> None:
-        await attach.follow(self._running.of(container_id), partial(self.output, container_id), streams)
+        await attach.follow(self._running.of(container_id), partial(self.output, container_id), self._execs, streams)
 
     @asynccontextmanager
     async def connect(self, sandbox_id: PodSandboxId, port: int) -> AsyncIterator[Connection]:

@@ -105,6 +105,21 @@ outside of its user namespace. nsenter before 2.38 has no ``--wdns``. ``| cat``:
 terminal, which a command is not to see; without it srun keeps back what does not end with a newline.
 """
 
+_FEED: Final = r"""
+main() { # nonce
+  if [ ! -p stdin ]; then
+    printf 'multicri-%s:error=stdin\n' "$1" >&2
+    return
+  fi
+  printf 'multicri-%s:@BEGIN@\n' "$1" >&2
+  cat > stdin
+  [ ! -e stdin.holder ] || kill "$(cat stdin.holder)"
+  printf 'multicri-%s:exit=0\n' "$1" >&2
+}
+main "$@"
+""".replace("@BEGIN@", BEGIN)
+"""For bash, in the container's directory, on its node: there alone a pipe in a shared file system leads to it."""
+
 _WITH_PIPES: Final = r"""
 exec 3<&0 </dev/null
 @SRUN@ <&3 3<&- &
@@ -145,8 +160,7 @@ def script_of(
     Raises InvalidArgument if the command is too long.
     """
     srun = [
-        *("srun", f"--jobid={job_id}", "--overlap", "-N1", "-n1", f"--nodelist={node}", f"--chdir={directory}"),
-        *("--job-name=multicri-exec", "--quiet", "--mpi=none", "--cpu-bind=none"),
+        *_srun(job_id, node, directory),
         *(["--pty"] if terminal else ["--unbuffered"]),
         *([] if stdin or terminal else ["--input=none"]),
         *("/bin/bash", "-c", _ON_NODE, "multicri", nonce, "terminal" if terminal else "pipes"),
@@ -158,3 +172,16 @@ def script_of(
             f"cmd: at most {LARGEST_COMMAND_BYTES // 1024} KiB can be run in a container in a cluster"
         )
     return f"exec {words}\n" if terminal else _WITH_PIPES.replace("@SRUN@", words)
+
+
+def feeding_script_of(*, job_id: JobId, node: str, directory: str, nonce: str) -> str:
+    """For sh on the login host: its stdin becomes the container's."""
+    words = shlex.join((*_srun(job_id, node, directory), "/bin/bash", "-c", _FEED, "multicri", nonce))
+    return _WITH_PIPES.replace("@SRUN@", words)
+
+
+def _srun(job_id: JobId, node: str, directory: str) -> tuple[str, ...]:
+    return (
+        *("srun", f"--jobid={job_id}", "--overlap", "-N1", "-n1", f"--nodelist={node}", f"--chdir={directory}"),
+        *("--job-name=multicri-exec", "--quiet", "--mpi=none", "--cpu-bind=none"),
+    )

@@ -3,14 +3,15 @@
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
 from multicri_proxy.api.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from multicri_proxy.api.streams import Reader, Streams, TerminalSize, Writer
 from multicri_proxy.api.tasks import Tasks
-from multicri_slurm.entering import script_of
+from multicri_slurm.entering import feeding_script_of, script_of
 from multicri_slurm.marks import Marks
 from multicri_slurm.retries import within
 from multicri_slurm.running import Running
@@ -31,29 +32,43 @@ class Execs:
 
     async def run(self, running: Running, command: Sequence[str], streams: Streams) -> int:
         """As CanExec.exec has it."""
+        nonce = secrets.token_hex(16)
+        script = script_of(
+            job_id=running.job_id,
+            node=running.node,
+            directory=running.record.directory,
+            nonce=nonce,
+            command=command,
+            stdin=streams.stdin is not None,
+            terminal=streams.tty,
+            ranks=running.record.allocation is None,
+        )
+        async with self._one_more(running):
+            return await _run(running, script, nonce, streams)
+
+    async def feed(self, running: Running, stdin: Reader) -> None:
+        """Write to the stdin of the container's own process. Raises FailedPrecondition if it has none."""
+        nonce = secrets.token_hex(16)
+        script = feeding_script_of(
+            job_id=running.job_id, node=running.node, directory=running.record.directory, nonce=nonce
+        )
+        async with self._one_more(running):
+            await _run(running, script, nonce, Streams(stdin=stdin))
+
+    @asynccontextmanager
+    async def _one_more(self, running: Running) -> AsyncIterator[None]:
         account = running.record.account
         if self._running[account] >= MOST_OF_AN_ACCOUNT:
             raise ResourceExhausted(f"{account}: {MOST_OF_AN_ACCOUNT} commands run in its containers already")
         self._running[account] += 1
         try:
-            return await _run(running, command, streams)
+            yield
         finally:
             self._running[account] -= 1
             self._running += Counter()  # without those that have none
 
 
-async def _run(running: Running, command: Sequence[str], streams: Streams) -> int:
-    nonce = secrets.token_hex(16)
-    script = script_of(
-        job_id=running.job_id,
-        node=running.node,
-        directory=running.record.directory,
-        nonce=nonce,
-        command=command,
-        stdin=streams.stdin is not None,
-        terminal=streams.tty,
-        ranks=running.record.allocation is None,
-    )
+async def _run(running: Running, script: str, nonce: str, streams: Streams) -> int:
     async with running.cluster.process(script, terminal=streams.tty) as process, Tasks() as tasks:
         stdout, stderr = Marks(nonce), Marks(nonce)
         begun = asyncio.Event()
@@ -110,4 +125,6 @@ def _exit_code(running: Running, word: str, noise: str) -> int:
         return int(value)
     if word == "error=gone":
         raise FailedPrecondition(f"{running}: no process of the container is there: it begins, or has just ended")
+    if word == "error=stdin":
+        raise FailedPrecondition(f"{running}: its container has no stdin: it was not asked for in the pod")
     raise Unavailable(f"{running}: the command has no exit code; Slurm said: {' '.join(noise.split()) or 'nothing'}")

@@ -180,6 +180,8 @@ def files_of(
         launcher=launcher_of(the_plan, site),
         has_prerun=the_plan.prerun is not None,
         passed=_gpu_variables(the_plan),
+        stdin=spec.stdin,
+        stdin_once=spec.stdin_once,
         container=Container(
             runtime=runtime,
             image=image_path,

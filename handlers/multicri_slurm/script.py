@@ -6,6 +6,7 @@ What the script leaves in its directory, and when:
     claim/prerun  while the prerun text runs: it may end this script in ways that no trap sees.
     started       just before the container: ``<job id> <Unix time in ns>``
     process       once it runs: its process on the node, and its working directory, for those that join it
+    stdin         a pipe, on its node, if somebody may attach to it. stdin.holder: who is to end with the first one
     stdout, stderr
     exit          last, by rename: lines of ``name=value``, see `exits.py`. The truth about how the container ended.
     slurm.out     what Slurm, the prerun text and this script say
@@ -48,6 +49,7 @@ class ContainerScript:
 
     directory: absolute. launcher: words before the container's, for MPI. has_prerun: is a prerun.sh to be sourced?
     passed: names of variables of the job that its container gets too, if they are set.
+    stdin: whether somebody may attach to its input. stdin_once: and only one.
     """
 
     directory: str
@@ -55,6 +57,8 @@ class ContainerScript:
     launcher: tuple[str, ...] = ()
     has_prerun: bool = False
     passed: tuple[str, ...] = ()
+    stdin: bool = False
+    stdin_once: bool = False
 
     def render(self) -> str:
         """For bash; uses nothing of the job but SLURM_JOB_ID."""
@@ -63,7 +67,15 @@ class ContainerScript:
             f"multicri_directory={shlex.quote(self.directory)}\n"
             f"multicri_working_dir={quoted(working_dir_of(self.container))}\n"
             f"{BEGIN.replace('@TERM@', _TERM_BY_SLURM if self.launcher[:1] == (SRUN,) else TERM)}"
-            f"{_PRERUN if self.has_prerun else ''}{self._passing()}{_CONTAINER.replace('@WORDS@', words)}"
+            f"{_PRERUN if self.has_prerun else ''}{self._passing()}{self._running().replace('@WORDS@', words)}"
+        )
+
+    def _running(self) -> str:
+        held = f"{_HELD_STDIN}{_ONCE if self.stdin_once else ''}" if self.stdin else ""
+        return (
+            _CONTAINER.replace("@BEFORE@", held)
+            .replace("@AFTER@", _RELEASED_STDIN if self.stdin else "")
+            .replace("@STDIN@", "stdin" if self.stdin else "/dev/null")
         )
 
     def _passing(self) -> str:
@@ -222,10 +234,10 @@ case $multicri_signalled in
 esac
 printf '%s %s\n' "$SLURM_JOB_ID" "$(date +%s%N)" > started.tmp && mv started.tmp started
 set -m # a process group of its own for the container
-(
+@BEFORE@(
   umask 022
   exec @WORDS@
-) < /dev/null >> stdout 2>> stderr &
+) < @STDIN@ >> stdout 2>> stderr &
 multicri_child=$!
 printf '%s\n' "$multicri_child" "$multicri_working_dir" > process.tmp && mv process.tmp process
 [ -z "$multicri_signalled" ] || multicri_signal "$multicri_signalled"
@@ -235,5 +247,14 @@ while :; do
   multicri_code=$?
   [ -n "$multicri_signalled" ] || break
 done
-multicri_finish "$multicri_code" Exited
+@AFTER@multicri_finish "$multicri_code" Exited
+"""
+
+_HELD_STDIN = r"""rm -f stdin && mkfifo stdin
+sleep 2147483647 <> stdin > /dev/null 2>&1 & # keeps it open while nobody is attached
+multicri_holder=$!
+"""
+_ONCE = """printf '%s\\n' "$multicri_holder" > stdin.holder
+"""
+_RELEASED_STDIN = """kill "$multicri_holder" 2> /dev/null
 """

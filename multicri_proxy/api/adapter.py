@@ -64,6 +64,7 @@ class ContainerSpec:
     working_dir: empty for the image's own.
     devices: of the node, by their paths there.
     stdin, tty: whether somebody may attach to its input, and whether it wants a terminal.
+    stdin_once: whether its input ends with the first one who does.
     """
 
     id: ContainerId
@@ -79,6 +80,7 @@ class ContainerSpec:
     devices: tuple[str, ...] = ()
     resources: Resources = Resources()
     stdin: bool = False
+    stdin_once: bool = False
     tty: bool = False
 
 

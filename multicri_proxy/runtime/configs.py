@@ -125,6 +125,7 @@ def container_spec(
         devices=tuple(device.host_path for device in config.devices),
         resources=resources_of(config.linux.resources),
         stdin=config.stdin,
+        stdin_once=config.stdin_once,
         tty=config.tty,
     )
 

@@ -94,6 +94,8 @@ class Kubelet:
         mounts: Sequence[cri.Mount] = (),
         message_path: str = "/dev/termination-log",
         resources: cri.LinuxContainerResources | None = None,
+        stdin: bool = False,
+        stdin_once: bool = False,
     ) -> str:
         """Returns the container's id."""
         config = cri.ContainerConfig(
@@ -110,6 +112,8 @@ class Kubelet:
             annotations={"io.kubernetes.container.terminationMessagePath": message_path},
             mounts=mounts,
             log_path=f"{name}/{attempt}.log",
+            stdin=stdin,
+            stdin_once=stdin_once,
             linux=cri.LinuxContainerConfig(resources=resources),
         )
         (pod.log_directory / name).mkdir(parents=True, exist_ok=True)

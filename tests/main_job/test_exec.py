@@ -64,10 +64,14 @@ async def begun(
     command: list[str] = IDLE,
     working_dir: str = "",
     annotations: Mapping[str, str] | None = None,
+    stdin: bool = False,
+    stdin_once: bool = False,
 ) -> Container:
     await kubelet.pull(image)
     pod = await kubelet.run_pod_sandbox(name, handler="multicri", annotations=annotations)
-    container_id = await kubelet.create_container(pod, image, command=command, env=env, working_dir=working_dir)
+    container_id = await kubelet.create_container(
+        pod, image, command=command, env=env, working_dir=working_dir, stdin=stdin, stdin_once=stdin_once
+    )
     await kubelet.start(container_id)
     await kubelet.wait_for_log(pod, "begun\n")
     return await ready(Container(kubelet, pod, container_id))
@@ -277,3 +281,34 @@ async def test_each_container_of_an_allocation_is_entered_on_its_own(
     other = await ready(Container(kubelet, first.pod, other_id))
     assert (await first.sync("sh", "-c", "echo $ME")).stdout == b"first\n"
     assert (await other.sync("sh", "-c", "echo $ME")).stdout == b"other\n"
+
+
+async def attach_url(container: Container) -> str:
+    request = cri.AttachRequest(container_id=container.container_id, stdin=True, stdout=True)
+    return (await container.kubelet.call(request, cri.AttachResponse)).url
+
+
+@pytest.mark.parametrize("user", ["alice", "bob"])
+async def test_stdin_of_a_container_stays_open_for_the_next_one_or_ends_with_the_first(
+    bed: Testbed, kubelet: Kubelet, image: str, user: str
+) -> None:
+    command = ["sh", "-c", 'echo begun; while read -r line; do echo "read $line"; done; echo over']
+    env: Mapping[str, str | bytes] = {**account_of(bed, user)}
+    open_ = await begun(kubelet, image, env, command=command, stdin=True)
+    for word in (b"one", b"two"):
+        client = await Exec.start(await attach_url(open_), "stdin", "stdout")
+        await client.type(word + b"\n", fin=True)
+        await client.until_said(b"read " + word)
+        await client.close()
+    once = await begun(kubelet, image, env, name="once", command=command, stdin=True, stdin_once=True)
+    client = await Exec.start(await attach_url(once), "stdin", "stdout")
+    await client.type(b"three\n", fin=True)
+    assert (await client.status())["status"] == "Success"
+    assert client.streams["stdout"].data.endswith(b"read three\nover\n")
+    await client.close()
+
+
+async def test_a_container_without_stdin_says_so(idle: Container) -> None:
+    client = await Exec.start(await attach_url(idle), "stdin", "stdout")
+    assert "has no stdin" in (await client.status())["message"]
+    await client.close()

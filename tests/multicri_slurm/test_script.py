@@ -37,6 +37,7 @@ def job(of: Container, options: tuple[str, ...] = (), **more: object) -> JobScri
 
 
 JOBS = {
+    "stdin-once": job(container(), stdin=True, stdin_once=True),
     "apptainer": job(container(args=("it's", "a\nb", "$(id)"))),
     "apptainer-image-command": job(container(command=(), args=("x",), home="/var", working_dir="/usr")),
     "charliecloud": job(

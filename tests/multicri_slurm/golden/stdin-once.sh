@@ -1,0 +1,86 @@
+#!/bin/bash
+#SBATCH --job-name=multicri-c0ffee
+#SBATCH --comment=default/pod/main
+#SBATCH --chdir=/home/alice/multi-cri/5a4d/c0ffee
+#SBATCH --output=/home/alice/multi-cri/5a4d/c0ffee/slurm.out
+#SBATCH --no-requeue
+#SBATCH --dependency=singleton
+
+multicri_directory=/home/alice/multi-cri/5a4d/c0ffee
+multicri_working_dir=/
+
+multicri_finish() { # code reason
+  trap - EXIT
+  trap '' TERM USR1
+  cd "$multicri_directory" || exit "$1"
+  printf 'code=%s\nreason=%s\nfinished_ns=%s\nstdout_bytes=%s\nstderr_bytes=%s\njob_id=%s\n' "$1" "$2" \
+    "$(date +%s%N)" "$(stat -c %s stdout)" "$(stat -c %s stderr)" "$SLURM_JOB_ID" > exit.tmp && mv exit.tmp exit
+  exit "$1"
+}
+multicri_descendants() { # process
+  local child
+  for child in $(cat "/proc/$1/task/"*/children 2> /dev/null); do
+    echo "$child"
+    multicri_descendants "$child"
+  done
+}
+multicri_term() {
+  kill -TERM "$multicri_child"
+}
+multicri_signal() { # TERM or KILL
+  multicri_signalled=$1
+  [ -n "$multicri_child" ] || return
+  case $1 in
+    TERM) multicri_term ;;
+    KILL) kill -KILL -- "-$multicri_child" $(multicri_descendants "$multicri_child") ;;
+  esac
+} 2> /dev/null
+multicri_prepare() {
+  trap 'multicri_signal TERM' TERM
+  trap 'multicri_signal KILL' USR1
+  cd "$multicri_directory" || exit 1
+  umask 077
+}
+
+multicri_child=
+multicri_signalled=
+multicri_prepare
+if ! mkdir claim; then
+  [ -d claim ] || exit 1 # mkdir has said why: a full quota, for one
+  if [ "$(cat claim/job)" = "$SLURM_JOB_ID" ] && [ ! -e exit ]; then
+    echo 'multicri: Slurm has requeued this job, and its container does not run twice' >&2
+    multicri_finish 137 Requeued
+  fi
+  echo 'multicri: another job runs this container' >&2
+  exit 0
+fi
+printf '%s\n' "$SLURM_JOB_ID" > claim/job
+: >> stdout
+: >> stderr
+[ ! -e cancelled ] || multicri_finish 137 Cancelled
+
+case $multicri_signalled in
+  TERM) multicri_finish 143 Cancelled ;;
+  KILL) multicri_finish 137 Cancelled ;;
+esac
+printf '%s %s\n' "$SLURM_JOB_ID" "$(date +%s%N)" > started.tmp && mv started.tmp started
+set -m # a process group of its own for the container
+rm -f stdin && mkfifo stdin
+sleep 2147483647 <> stdin > /dev/null 2>&1 & # keeps it open while nobody is attached
+multicri_holder=$!
+printf '%s\n' "$multicri_holder" > stdin.holder
+(
+  umask 022
+  exec apptainer --quiet exec --containall --cleanenv --no-eval --writable-tmpfs --pwd / --env-file env /home/alice/multi-cri/images/0123.sif /bin/true
+) < stdin >> stdout 2>> stderr &
+multicri_child=$!
+printf '%s\n' "$multicri_child" "$multicri_working_dir" > process.tmp && mv process.tmp process
+[ -z "$multicri_signalled" ] || multicri_signal "$multicri_signalled"
+while :; do
+  multicri_signalled=
+  wait "$multicri_child"
+  multicri_code=$?
+  [ -n "$multicri_signalled" ] || break
+done
+kill "$multicri_holder" 2> /dev/null
+multicri_finish "$multicri_code" Exited
