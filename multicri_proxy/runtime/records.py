@@ -1,6 +1,6 @@
 """What is remembered of sandboxes and containers, and how it may change. Values of the environment are not in it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -29,11 +29,7 @@ class ContainerState(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sandbox:
-    """A pod's sandbox.
-
-    namespace_options: CRI's NamespaceOption, serialized; the kubelet compares it.
-    ip, additional_ips: of a network of its own, if has_network, which ends with READY; else the node's.
-    """
+    """A pod's sandbox. namespace_options: CRI's NamespaceOption, serialized; the kubelet compares it."""
 
     id: PodSandboxId
     name: str
@@ -48,8 +44,6 @@ class Sandbox:
     ip: str
     created_at_ns: int
     state: SandboxState = SandboxState.READY
-    additional_ips: tuple[str, ...] = ()
-    has_network: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,17 +93,8 @@ class LogPosition:
 
 
 def sandbox_stopped(sandbox: Sandbox) -> Sandbox:
-    """NOTREADY is final. An address of its own may be another pod's from now on."""
-    if sandbox.has_network:
-        sandbox = replace(sandbox, ip="", additional_ips=())
+    """NOTREADY is final."""
     return replace(sandbox, state=SandboxState.NOTREADY)
-
-
-def sandbox_with_network(sandbox: Sandbox, addresses: Sequence[str]) -> Sandbox:
-    """A sandbox that is READY with a network of its own. addresses: at least one."""
-    if sandbox.state is not SandboxState.READY:
-        return sandbox
-    return replace(sandbox, ip=addresses[0], additional_ips=tuple(addresses[1:]), has_network=True)
 
 
 def container_started(container: Container, *, now_ns: int, started_at_ns: int | None = None) -> Container:
