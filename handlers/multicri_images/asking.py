@@ -7,11 +7,15 @@ import sys
 import threading
 from dataclasses import asdict
 
-from multicri_images.question import Finding, Question
+from multicri_images.question import Finding, Known, Question
 from multicri_proxy.api.errors import FailedPrecondition, NotFound, PermissionDenied, Unavailable
 
 MOST_AT_A_TIME = 4
 _LONGEST_MESSAGE = 400
+
+
+class Silent(Unavailable):
+    """There was no answer in time."""
 
 
 class Asking:
@@ -20,8 +24,8 @@ class Asking:
     def __init__(self) -> None:
         self._turn = asyncio.Semaphore(MOST_AT_A_TIME)
 
-    async def find(self, question: Question) -> Finding:
-        """Raises Unavailable if the registry cannot be reached or says nothing sensible in time, NotFound,
+    async def find(self, question: Question) -> Finding | Known:
+        """Raises Unavailable if the registry cannot be reached, Silent if it says nothing in time, NotFound,
         PermissionDenied, and FailedPrecondition for something that is no image.
         """
         place = f"{question.registry}/{question.path}, {question.reference}"
@@ -30,7 +34,9 @@ class Asking:
                 async with asyncio.timeout(question.timeout_s):
                     answer = await _ask(question)
             except TimeoutError as error:
-                raise Unavailable(f"{place}: no answer within {question.timeout_s:g} s") from error
+                raise Silent(f"{place}: no answer within {question.timeout_s:g} s") from error
+        if answer.keys() == {"digest"}:
+            return Known(digest=str(answer["digest"]))
         if "error" not in answer:
             words = {name: tuple(value) if isinstance(value, list) else value for name, value in answer.items()}
             return Finding(**words)  # type: ignore[arg-type]

@@ -85,7 +85,7 @@ def digest_name(source: str, digest: str) -> str:
     scheme, reference = source.partition(":")[0], reference_of(source)
     assert reference is not None  # noqa: S101  (it was asked for the digest)
     form = DOCKER_FORMS[0] if scheme == "docker" else SINGULARITY_FORM
-    return f"{PREFIX}{form}{reference.at(digest)}"
+    return f"{PREFIX}{form}{reference.registry}/{reference.path}@{digest}"
 
 
 def reference_of(source: str) -> Reference | None:

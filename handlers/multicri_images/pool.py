@@ -15,11 +15,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from multicri_images.asking import Asking
+from multicri_images.asking import Asking, Silent
 from multicri_images.credentials import checked, of_docker_config
-from multicri_images.names import PREFIX, SingularityScheme, digest_name, reference_of, source_of
-from multicri_images.question import Finding, Question
-from multicri_images.records import Grant, Record, from_row, image_id, image_of, to_row, with_name, without_source
+from multicri_images.names import PREFIX, Reference, SingularityScheme, digest_name, reference_of, source_of
+from multicri_images.question import Known, Question
+from multicri_images.records import (
+    Grant,
+    Record,
+    from_row,
+    image_id,
+    image_of,
+    in_repository,
+    to_row,
+    with_name,
+    without_source,
+)
 from multicri_proxy.api.adapter import ImagesContext
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument, Unavailable
 from multicri_proxy.api.ids import ImageId, ImageRef
@@ -31,6 +41,10 @@ if TYPE_CHECKING:
     from multicri_images.settings import Settings
 
 __all__ = ["image_id", "pool"]
+
+SILENCE_S = 60.0
+"""For so long a registry that did not answer in time is not asked again, if the pull can do without an answer: a
+kubelet pulls one image after the other, those of ordinary pods too."""
 
 LARGEST_FILE_BYTES = 1024 * 1024
 
@@ -59,6 +73,7 @@ class Pool:
         self._asking = Asking()
         self._pulls: dict[tuple[str, RegistryAuth | None], asyncio.Future[Image]] = {}
         self._schemes = frozenset[str]().union(*(builder.schemes for builder in context.image_builders))
+        self._silent: dict[str, float] = {}
         self._checked: Settings | None = None
 
     def owns(self, name: str) -> bool:
@@ -121,7 +136,7 @@ class Pool:
             return BuildSource(uri=uri)
         if grant and grant.sealed:
             opened = await asyncio.to_thread(self._context.secrets.open, grant.sealed, _bound(image.id, namespace))
-            auth: RegistryAuth | None = RegistryAuth(**json.loads(opened))
+            auth = checked(RegistryAuth(**json.loads(opened)), reference.registry)
         else:
             auth = await self._of_the_node(uri)
         registry = (await self._settings()).of_registry(reference.registry)
@@ -150,7 +165,7 @@ class Pool:
         if reference is None or settings.resolve == "never":
             return image_of(source, None)
         try:
-            finding = await self._ask(source, auth)
+            return await self._ask(source, reference, auth)
         except Unavailable as error:
             if settings.resolve == "always":
                 raise
@@ -161,29 +176,51 @@ class Pool:
                 error=error,
                 known=known.id if known else "no",
             )
-            return known or image_of(source, None)
-        return image_of(source, finding)
+            return in_repository(known, source) if known else image_of(source, None)
 
-    async def _ask(self, source: str, auth: RegistryAuth | None) -> Finding:
-        settings, reference = await self._settings(), reference_of(source)
-        assert reference is not None  # noqa: S101  (who calls has looked)
+    async def _ask(self, source: str, reference: Reference, auth: RegistryAuth | None) -> Image:
+        settings, now = await self._settings(), asyncio.get_running_loop().time()
+        self._silent = {registry: until for registry, until in self._silent.items() if until > now}
+        if settings.resolve == "auto" and reference.registry in self._silent:
+            raise Unavailable(f"{reference.registry} did not answer a moment ago")
+        known = self._known(source, settings.platform)
+        try:
+            found = await self._asking.find(await self._question(source, reference, auth, tuple(known)))
+        except Silent:
+            self._silent[reference.registry] = now + SILENCE_S
+            raise
+        return in_repository(known[found.digest], source) if isinstance(found, Known) else image_of(source, found)
+
+    def _known(self, source: str, platform: str) -> dict[str, Image]:
+        """Images of the same repository, by the digests that they have there."""
+        repository = digest_name(source, "")
+        return {
+            name.removeprefix(repository): record.image
+            for record in self._records.values()
+            for name in record.image.digests
+            if name.startswith(repository) and record.platform == platform
+        }
+
+    async def _question(
+        self, source: str, reference: Reference, auth: RegistryAuth | None, known: tuple[str, ...]
+    ) -> Question:
+        settings = await self._settings()
         registry, auth = settings.of_registry(reference.registry), auth or RegistryAuth()
         certificates = await asyncio.to_thread(_read, registry.ca_file, "ca_file") if registry.ca_file else b""
-        return await self._asking.find(
-            Question(
-                registry=reference.registry,
-                path=reference.path,
-                reference=reference.digest or reference.tag,
-                platform=settings.platform,
-                timeout_s=settings.resolve_timeout_s,
-                is_image=source.startswith("docker:"),
-                plain_http=registry.plain_http,
-                ca_certificates=certificates.decode("ascii", "replace"),
-                username=auth.username,
-                password=auth.password,
-                identity_token=auth.identity_token,
-                registry_token=auth.registry_token,
-            )
+        return Question(
+            registry=reference.registry,
+            path=reference.path,
+            reference=reference.digest or reference.tag,
+            platform=settings.platform,
+            timeout_s=settings.resolve_timeout_s,
+            is_image=source.startswith("docker:"),
+            known=known,
+            plain_http=registry.plain_http,
+            ca_certificates=certificates.decode("ascii", "replace"),
+            username=auth.username,
+            password=auth.password,
+            identity_token=auth.identity_token,
+            registry_token=auth.registry_token,
         )
 
     async def _record(self, name: ImageRef, source: str, found: Image, grants: Mapping[str, Grant]) -> Image:
@@ -195,7 +232,8 @@ class Pool:
                     _log.info("a tag has moved", source=source, from_id=other.image.id, to_id=found.id)
             record = self._records.get(found.id) or Record(image=found, number=self._next, sources={})
             after = with_name(record, found, name, source)
-            after = replace(after, grants={**after.grants, **grants})
+            platform = (await self._settings()).platform
+            after = replace(after, platform=platform, grants={**after.grants, **grants})
             if after != record:
                 await self._put(after)
                 self._next = max(self._next, after.number + 1)

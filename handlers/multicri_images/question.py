@@ -8,6 +8,8 @@ class Question:
     """reference: a tag or a digest. platform: ``os/architecture[/variant]``. timeout_s: for the whole of it.
 
     is_image: it has an OCI configuration; else it is any artifact. ca_certificates: PEM, besides the system's.
+    known: digests of which nothing needs to be told any more: to ask for those alone costs nothing of what a registry
+        allows an address.
     """
 
     registry: str
@@ -16,6 +18,7 @@ class Question:
     platform: str
     timeout_s: float
     is_image: bool = True
+    known: tuple[str, ...] = ()
     plain_http: bool = False
     ca_certificates: str = ""
     username: str = ""
@@ -26,13 +29,12 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """digest: what the reference names. manifest: that of the platform. content: the same for the same image anywhere.
+    """digest: what the reference names. content: the same for the same image anywhere.
 
     size_bytes: of all layers, compressed. The rest is the image's configuration.
     """
 
     digest: str
-    manifest: str
     content: str
     size_bytes: int
     entrypoint: tuple[str, ...] = ()
@@ -40,3 +42,10 @@ class Finding:
     env: tuple[str, ...] = ()
     working_dir: str = ""
     user: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """The reference still names what is known of it. digest: one of the question's."""
+
+    digest: str

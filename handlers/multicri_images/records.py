@@ -34,12 +34,13 @@ class Record:
     """An image, and what only the pool knows of it.
 
     number: in the order of pulls. sources: what its names mean, by name, as canonical URIs.
-    grants: by namespace.
+    platform: for which it was found. grants: by namespace.
     """
 
     image: Image
     number: int
     sources: Mapping[ImageRef, str]
+    platform: str = ""
     grants: Mapping[str, Grant] = field(default_factory=dict)
 
 
@@ -51,7 +52,7 @@ def image_of(source: str, finding: Finding | None) -> Image:
     scheme = source.partition("://")[0]
     return Image(
         id=image_id(f"{scheme}:{finding.content}"),
-        source=f"{scheme}://{reference.at(finding.manifest)}",
+        source=f"{scheme}://{reference.at(finding.digest)}",
         names=(),
         digests=(digest_name(source, finding.digest),),
         size_bytes=finding.size_bytes,
@@ -63,6 +64,15 @@ def image_of(source: str, finding: Finding | None) -> Image:
             user=finding.user,
         ),
     )
+
+
+def in_repository(image: Image, source: str) -> Image:
+    """The image as it is taken from the repository of this source, and no other that has it too."""
+    reference, prefix = reference_of(source), digest_name(source, "")
+    digest = next((name.removeprefix(prefix) for name in reversed(image.digests) if name.startswith(prefix)), None)
+    if reference is None or digest is None:
+        return replace(image, source=source)
+    return replace(image, source=f"{source.partition(':')[0]}://{reference.at(digest)}")
 
 
 def with_name(record: Record, found: Image, name: ImageRef, source: str) -> Record:
@@ -97,6 +107,7 @@ def to_row(record: Record) -> bytes:
         "size_bytes": image.size_bytes,
         "config": asdict(image.config) if image.config else None,
         "pinned": image.pinned,
+        "platform": record.platform,
         "grants": {
             namespace: {"uri": grant.uri, "sealed": base64.b64encode(grant.sealed).decode()}
             for namespace, grant in record.grants.items()
@@ -123,7 +134,8 @@ def from_row(value: bytes) -> Record:
         for namespace, grant in row.get("grants", {}).items()
     }
     sources = row.get("sources") or dict.fromkeys(names, source)
-    return Record(image=image, number=int(row["number"]), sources=sources, grants=grants)
+    platform = str(row.get("platform", ""))
+    return Record(image=image, number=int(row["number"]), sources=sources, platform=platform, grants=grants)
 
 
 def _config(row: Mapping[str, object] | None) -> ImageConfig | None:

@@ -31,7 +31,7 @@ from urllib.request import (
     Request,
 )
 
-from multicri_images.question import Finding, Question
+from multicri_images.question import Finding, Known, Question
 
 LARGEST_MANIFEST_BYTES = 4 * 1024 * 1024
 LARGEST_TOKEN_BYTES = 64 * 1024
@@ -45,6 +45,7 @@ INDEXES = frozenset(
 MANIFESTS = frozenset(
     {"application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"}
 )
+_MANIFEST = ", ".join(sorted(INDEXES | MANIFESTS))
 _DOCKER_HUB = "registry-1.docker.io"
 _DIGEST = re.compile(r"(sha256|sha512):[0-9a-f]{64,128}", re.ASCII)
 _PARAMETER = re.compile(r'([a-z_]+)="([^"\\]*)"', re.ASCII)
@@ -61,13 +62,14 @@ class RegistryError(Exception):
         self.kind = kind
 
 
-def find(question: Question) -> Finding:
+def find(question: Question) -> Finding | Known:
     """Raises RegistryError."""
     registry = _Registry(question)
+    if question.known and (named := registry.digest(question.reference)) in question.known:
+        return Known(digest=named)
     body, media_type = registry.manifest(question.reference)
     digest = _digest_of(body, question.reference)
     document = _json(body, "the manifest")
-    manifest = digest
     if _kind_of(document, media_type) in INDEXES:
         manifest = _of_platform(document, question.platform)
         body, media_type = registry.manifest(manifest)
@@ -77,7 +79,7 @@ def find(question: Question) -> Finding:
         raise RegistryError("unusable", f"it is no image but {_kind_of(document, media_type)[:80]!r}")
     size_bytes = _size_of(document)
     if not question.is_image:
-        return Finding(digest=digest, manifest=manifest, content=manifest, size_bytes=size_bytes)
+        return Finding(digest=digest, content=digest, size_bytes=size_bytes)
     config = document.get("config")
     config_digest = config.get("digest") if isinstance(config, dict) else None
     if not isinstance(config_digest, str) or not _DIGEST.fullmatch(config_digest):
@@ -85,7 +87,7 @@ def find(question: Question) -> Finding:
     body = registry.blob(config_digest)
     _digest_of(body, config_digest)
     facts = _facts(_json(body, "the configuration"), question.platform)
-    return Finding(digest=digest, manifest=manifest, content=config_digest, size_bytes=size_bytes, **facts)
+    return Finding(digest=digest, content=config_digest, size_bytes=size_bytes, **facts)
 
 
 class _Redirects(HTTPRedirectHandler):
@@ -122,37 +124,47 @@ class _Registry:
             self._opener.add_handler(handler)
         self._authorization = f"Bearer {question.registry_token}" if question.registry_token else ""
 
+    def digest(self, reference: str) -> str:
+        """What the registry says is the digest of a manifest; empty if it does not say."""
+        _, headers = self._ask(self._manifest_url(reference), _MANIFEST, "HEAD")
+        return str(headers.get("Docker-Content-Digest", ""))
+
     def manifest(self, reference: str) -> tuple[bytes, str]:
-        return self._get(f"{self._base}/manifests/{reference}", ", ".join(sorted(INDEXES | MANIFESTS)))
+        body, headers = self._ask(self._manifest_url(reference), _MANIFEST)
+        return body, headers.get_content_type()
 
     def blob(self, digest: str) -> bytes:
-        return self._get(f"{self._base}/blobs/{digest}", "*/*")[0]
+        return self._ask(f"{self._base}/blobs/{digest}", "*/*")[0]
 
-    def _get(self, url: str, accept: str) -> tuple[bytes, str]:
+    def _manifest_url(self, reference: str) -> str:
+        return f"{self._base}/manifests/{reference}"
+
+    def _ask(self, url: str, accept: str, method: str = "GET") -> tuple[bytes, Message]:
         try:
-            return self._once(url, accept)
+            return self._once(url, accept, method)
         except HTTPError as error:
             if error.code != 401 or self._authorization:
                 self._refuse(error)
             challenges = error.headers.get_all("WWW-Authenticate", [])
         self._authorization = self._answer(challenges)
         try:
-            return self._once(url, accept)
+            return self._once(url, accept, method)
         except HTTPError as error:
             self._refuse(error)
 
-    def _once(self, url: str, accept: str) -> tuple[bytes, str]:
-        request = Request(url, headers={"Accept": accept, "User-Agent": "multicri-proxy"})  # noqa: S310
+    def _once(self, url: str, accept: str, method: str) -> tuple[bytes, Message]:
+        headers = {"Accept": accept, "User-Agent": "multicri-proxy"}
+        request = Request(url, headers=headers, method=method)  # noqa: S310  (http or https, by the admin's word)
         if self._authorization:
             request.add_unredirected_header("Authorization", self._authorization)
         return self._read(request, LARGEST_MANIFEST_BYTES)
 
-    def _read(self, request: Request, limit: int) -> tuple[bytes, str]:
+    def _read(self, request: Request, limit: int) -> tuple[bytes, Message]:
         with self._opener.open(request, timeout=self._question.timeout_s) as response:
             body: bytes = response.read(limit + 1)
             if len(body) > limit:
                 raise RegistryError("unusable", f"the registry's answer is larger than {limit} bytes")
-            return body, response.headers.get_content_type()
+            return body, response.headers
 
     def _refuse(self, error: HTTPError) -> NoReturn:
         match error.code:
@@ -160,6 +172,8 @@ class _Registry:
                 raise RegistryError("denied", f"unauthorized: {self._whose()} ({error.code})") from error
             case 404:
                 raise RegistryError("missing", "no such tag or repository") from error
+            case code if 300 <= code < 400:
+                raise RegistryError("unusable", "the registry sends us in circles, or to where we do not go") from error
             case _:
                 raise RegistryError("unreachable", f"the registry answers {error.code}") from error
 

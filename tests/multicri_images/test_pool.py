@@ -1,5 +1,7 @@
 """The pool of images that were pulled."""
 
+import hashlib
+import json
 from contextlib import AbstractAsyncContextManager
 
 import pytest
@@ -84,3 +86,15 @@ async def test_a_name_that_is_none_is_refused_and_not_recorded() -> None:
         with pytest.raises(InvalidArgument):
             await images.pull(ImageRef("multicri/local-image.x"))
         assert store.rows == {}
+
+
+async def test_images_of_before_registries_were_asked_keep_their_ids() -> None:
+    store = MemoryStore()
+    source = "docker://docker.io/library/perl:5"
+    digits = hashlib.sha256(source.encode()).hexdigest()
+    row = {"source": source, "names": [PERL], "size_bytes": 0, "number": 3}
+    store.rows[f"sha256:{digits}"] = json.dumps(row).encode()
+    async with pool_of(store) as images:
+        [image] = images.images()
+        assert (image.id, image.source, image.names) == (f"sha256:{digits}", source, (PERL,))
+        assert images.find(PERL_TOO) == image == await images.pull(PERL)

@@ -183,6 +183,8 @@ async def test_a_registry_that_is_silent_is_given_up_and_the_source_recorded_as_
             assert image.source == f"docker://{bed.registry.address}:5999/test/tool:1.0"
             assert (image.size_bytes, image.config, image.digests) == (0, None, ())
             assert images.find(image.id) == images.find(name) == image
+            again = await images.pull(ImageRef(f"{name}-other"))
+            assert again.source == f"docker://{bed.registry.address}:5999/test/tool:1.0-other"
 
 
 async def test_a_registry_that_is_silent_now_does_not_change_what_a_name_meant(
