@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import ssl
 import subprocess
 import sys
+import urllib.request
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,38 @@ async def test_a_job_runs_in_the_very_image_that_the_registry_named(
     await kubelet.start(container)
     assert (await kubelet.wait_until_exited(container)).exit_code == 0
     assert read_log(pod) == ["in /var/tool, TOOL=of the image\n", "<one>\n"]
+
+
+@pytest.mark.parametrize("user", ["alice", "bob"])
+async def test_a_job_runs_in_an_image_of_several_platforms(bed: Testbed, kubelet: Kubelet, user: str) -> None:
+    index = push_index(bed, "test/tool", "1.0", "many")
+    image_id = await kubelet.pull(f"multicri/docker-repository.{bed.registry.address}/test/tool:many")
+    [digest] = [name for name in (await status_of(kubelet, image_id)).repo_digests if index in name]
+    pod = await kubelet.run_pod_sandbox("tool", handler="multicri")
+    container = await kubelet.create_container(pod, digest, command=["true"], env=account_of(bed, user))
+    await kubelet.start(container)
+    assert (await kubelet.wait_until_exited(container)).exit_code == 0
+
+
+def push_index(bed: Testbed, repository: str, tag: str, index_tag: str) -> str:
+    """Push an index with the image of a tag and the same for another platform. Returns its digest."""
+    context = ssl.create_default_context(cafile=str(bed.registry.authority.certificate))
+
+    def manifest(kind: str, name: str, body: bytes | None = None) -> tuple[str, bytes]:
+        url = f"https://{bed.registry.address}/v2/{repository}/manifests/{name}"
+        headers = {"Accept": kind, "Content-Type": kind}
+        request = urllib.request.Request(url, body, headers, method="PUT" if body else "GET")
+        with urllib.request.urlopen(request, context=context, timeout=10) as response:  # noqa: S310  (https)
+            return response.headers["Docker-Content-Digest"], response.read()
+
+    kind = "application/vnd.oci.image.manifest.v1+json"
+    digest, body = manifest(kind, tag)
+    entry = {"mediaType": kind, "size": len(body), "digest": digest}
+    arm = {**entry, "platform": {"os": "linux", "architecture": "arm64"}}
+    amd = {**entry, "platform": {"os": "linux", "architecture": "amd64"}}
+    index_kind = "application/vnd.oci.image.index.v1+json"
+    index = {"schemaVersion": 2, "mediaType": index_kind, "manifests": [arm, amd]}
+    return manifest(index_kind, index_tag, json.dumps(index).encode())[0]
 
 
 async def test_every_form_of_a_name_finds_the_image(bed: Testbed, kubelet: Kubelet, tool: str) -> None:
