@@ -31,6 +31,7 @@ from multicri_proxy.interposer import Interposer
 from multicri_proxy.jobs.answer import jobs_command
 from multicri_proxy.ledger import Ledger
 from multicri_proxy.local import LocalRuntime
+from multicri_proxy.network.pod_network import PodNetwork
 from multicri_proxy.notify import Systemd
 from multicri_proxy.plugins import plug_in, plug_ins
 from multicri_proxy.reload import Reloadable
@@ -124,6 +125,12 @@ async def running(settings: Settings) -> AsyncIterator[Reloadable]:
                 handlers=settings.handler,
                 pod_ip=settings.pod_ip or _node_ip(),
                 streaming=_streaming(settings),
+                network=PodNetwork(
+                    ledger.space("network"),
+                    enabled=settings.enable_pod_network,
+                    conf_dir=settings.network_conf_dir,
+                    bin_dir=settings.network_bin_dir,
+                ),
                 directory=settings.resources_cache_path,
             )
         )

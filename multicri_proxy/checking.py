@@ -27,12 +27,6 @@ ENVIRONMENT_PREFIX = "MULTICRI_"
 _ADAPTER_ENVIRONMENT = re.compile(r"CRI_([A-Z]+)_([A-Z_]+)")
 """``CRI_SLURM_MOUNT_PATH`` is ``mount_path`` in the section ``slurm``."""
 
-_NOT_YET = {
-    "enable_pod_network": "a network namespace for each multicri pod",
-    "network_bin_dir": "a network namespace for each multicri pod",
-    "network_conf_dir": "a network namespace for each multicri pod",
-}
-
 
 def _endpoints(value: object) -> object:
     """``default:/run/a.sock,kata:/run/b.sock`` as a mapping; a mapping as it is. Paths lose ``unix://``."""
@@ -123,6 +117,8 @@ _CHECKS: Mapping[str, tuple[Any, ...]] = {
     "root_dir": _DIRECTORY,
     "secret_key_file": (AfterValidator(_absolute_or_empty),),
     "resources_cache_path": _DIRECTORY,
+    "network_bin_dir": _DIRECTORY,
+    "network_conf_dir": _DIRECTORY,
     "stream_addr": (AfterValidator(_ip_address),),
     "stream_port": (Field(ge=0, le=65535),),
 }
@@ -141,9 +137,6 @@ _Model: type[BaseModel] = create_model(
 
 def _consistent(settings: Settings) -> Settings:
     """Raises ValueError that begins with the setting's name."""
-    for name, what in _NOT_YET.items():
-        if getattr(settings, name):
-            raise ValueError(f"{name}: {what} is not built yet; remove this setting")
     if bool(settings.stream_tls_cert) != bool(settings.stream_tls_key):
         raise ValueError("stream_tls_cert: wants stream_tls_key, and the other way round")
     if settings.stream_tls_cert and not settings.stream_tls:

@@ -71,15 +71,19 @@ class Settings:
     resources_cache_path: Path = _setting(
         Path("/var/lib/multicri-proxy/resources"), "directory of the records of sandboxes, containers and images"
     )
-    pod_ip: str = _setting("", "IP of multicri pods; empty: the node's")
+    pod_ip: str = _setting("", "IP of multicri pods that have no network of their own; empty: the node's")
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "the least important log lines to write")
     enable_pod_persistence: bool = _setting(
         True, "keep records through restarts; cannot be switched off: a job is submitted once"
     )
     sandbox_image: str = _setting("", "refused: no adapter starts a pause container")
-    enable_pod_network: bool = _setting(False, "not built yet")
-    network_bin_dir: str = _setting("", "not built yet")
-    network_conf_dir: str = _setting("", "not built yet")
+    enable_pod_network: bool = _setting(
+        False, "give each multicri pod a network namespace and an IP by CNI, and lead its ports to the job"
+    )
+    network_bin_dir: Path = _setting(Path("/opt/cni/bin"), "directory of CNI's plug-ins; Debian's: /usr/lib/cni")
+    network_conf_dir: Path = _setting(
+        Path("/etc/cni/net.d"), "directory of CNI's configurations, of which the first one by name is taken"
+    )
     stream_addr: str = _setting(
         "127.0.0.1", "IP where exec, attach and port-forward of multicri pods are served, for the kubelet of this node"
     )

@@ -82,7 +82,7 @@ def test_a_socket_path_may_have_the_kubelets_scheme() -> None:
         ({"stream_port": "65536"}, "stream_port .* less than or equal to 65535"),
         ({"stream_tls_cert": "/a.pem"}, "stream_tls_cert .* wants stream_tls_key"),
         ({"stream_tls_cert": "/a.pem", "stream_tls_key": "/b.pem"}, "stream_tls_cert .* not used unless stream_tls"),
-        ({"enable_pod_network": "true"}, "enable_pod_network .* is not built yet"),
+        ({"network_conf_dir": "net.d"}, "network_conf_dir .*'net.d' is no absolute path"),
         ({"sandbox_image": "pause:3.9"}, "sandbox_image .* no pause container"),
         ({"enable_pod_persistence": "false"}, "enable_pod_persistence .* submitted twice"),
         ({"enable_pod_persistence": "perhaps"}, "enable_pod_persistence .* valid boolean"),

@@ -8,6 +8,7 @@ from weakref import WeakValueDictionary
 
 from multicri_proxy.api.adapter import Adapter
 from multicri_proxy.api.image import ImagePool
+from multicri_proxy.network.pod_network import PodNetwork
 from multicri_proxy.runtime.events import Events
 from multicri_proxy.runtime.follow import ContainerLog
 from multicri_proxy.runtime.lifecycle import Lifecycle
@@ -35,6 +36,7 @@ class Parts:
 
     directory: where the records are. handlers: the RuntimeClass handlers that stand for the adapter.
     log_of: makes a new container's log. streaming: where clients of exec, attach and port-forward come.
+    network: of pods that have one of their own.
     """
 
     adapter: Adapter
@@ -48,6 +50,7 @@ class Parts:
     now_ns: Callable[[], int]
     log_of: Callable[[Container, Sandbox], ContainerLog | None]
     streaming: StreamingServer
+    network: PodNetwork
     names: NameLocks = field(default_factory=NameLocks)
 
 

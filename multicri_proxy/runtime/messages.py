@@ -46,7 +46,9 @@ def pod_sandbox_status(sandbox: Sandbox) -> cri.PodSandboxStatus:
         metadata=_pod_metadata(sandbox),
         state=SANDBOX_STATES[sandbox.state],
         created_at=sandbox.created_at_ns,
-        network=cri.PodSandboxNetworkStatus(ip=sandbox.ip),
+        network=cri.PodSandboxNetworkStatus(
+            ip=sandbox.ip, additional_ips=[cri.PodIP(ip=ip) for ip in sandbox.additional_ips]
+        ),
         linux=cri.LinuxPodSandboxStatus(
             namespaces=cri.Namespace(options=cri.NamespaceOption.FromString(sandbox.namespace_options))
         ),

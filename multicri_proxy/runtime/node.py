@@ -18,12 +18,21 @@ class NodeCalls(Calls):
         )
 
     async def status(self, request: cri.StatusRequest) -> cri.StatusResponse:
-        """Always ready: a node must not become NotReady because a cluster elsewhere is silent."""
+        """Ready even if a cluster elsewhere is silent, but not without the pod network that an admin wants.
+
+        Behind a proxy with a default runtime the node's network is that runtime's, and this is not asked.
+        """
+        problem = await self._parts.network.problem()
         return cri.StatusResponse(
             status=cri.RuntimeStatus(
                 conditions=[
                     cri.RuntimeCondition(type="RuntimeReady", status=True),
-                    cri.RuntimeCondition(type="NetworkReady", status=True),
+                    cri.RuntimeCondition(
+                        type="NetworkReady",
+                        status=not problem,
+                        reason="NetworkPluginNotReady" if problem else "",
+                        message=problem,
+                    ),
                 ]
             ),
             runtime_handlers=[
@@ -37,7 +46,8 @@ class NodeCalls(Calls):
         return cri.RuntimeConfigResponse(linux=cri.LinuxRuntimeConfiguration(cgroup_driver=cri.CGROUPFS))
 
     async def update_runtime_config(self, request: cri.UpdateRuntimeConfigRequest) -> cri.UpdateRuntimeConfigResponse:
-        """Tells of the node's pod network, which nothing here is part of."""
+        """Tells where the pods' addresses are to come from. Never fails or waits: other runtimes are told, too."""
+        self._parts.network.take_pod_cidr(request.runtime_config.network_config.pod_cidr)
         return cri.UpdateRuntimeConfigResponse()
 
     def get_container_events(self, request: cri.GetEventsRequest) -> AsyncIterator[cri.ContainerEventResponse]:

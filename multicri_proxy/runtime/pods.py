@@ -24,6 +24,7 @@ from multicri_proxy.runtime.records import (
     Sandbox,
     SandboxState,
     sandbox_stopped,
+    sandbox_with_network,
 )
 from multicri_proxy.runtime.rows import container_from_row, row_of, sandbox_from_row
 
@@ -154,6 +155,19 @@ class Pods:
                 self._publish(after.id, after.id, cri.CONTAINER_STOPPED_EVENT)
 
         await self._tasks.finish(f"stop sandbox {entry.record.id}", write)
+
+    async def move_sandbox(self, entry: SandboxEntry, addresses: Sequence[str]) -> None:
+        """Give it other IPs, if it is READY."""
+
+        async def write() -> None:
+            after = sandbox_with_network(entry.record, addresses)
+            if after != entry.record and not entry.removed:
+                await self._sandbox_rows.put(after.id, row_of(after))
+                if entry.record.state is after.state and not entry.removed:
+                    entry.record = after
+                    self._publish(after.id, after.id, cri.CONTAINER_STARTED_EVENT)
+
+        await self._tasks.finish(f"move sandbox {entry.record.id}", write)
 
     async def delete_sandbox(self, entry: SandboxEntry) -> None:
         """Its containers are gone by now."""

@@ -1,6 +1,6 @@
 """What is remembered of sandboxes and containers, and how it may change. Values of the environment are not in it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -29,7 +29,11 @@ class ContainerState(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sandbox:
-    """A pod's sandbox. namespace_options: CRI's NamespaceOption, serialized; the kubelet compares it."""
+    """A pod's sandbox.
+
+    namespace_options: CRI's NamespaceOption, serialized; the kubelet compares it.
+    ip, additional_ips: of a network of its own, if has_network, which ends with READY; else the node's.
+    """
 
     id: PodSandboxId
     name: str
@@ -44,6 +48,8 @@ class Sandbox:
     ip: str
     created_at_ns: int
     state: SandboxState = SandboxState.READY
+    additional_ips: tuple[str, ...] = ()
+    has_network: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +99,17 @@ class LogPosition:
 
 
 def sandbox_stopped(sandbox: Sandbox) -> Sandbox:
-    """NOTREADY is final."""
+    """NOTREADY is final. An address of its own may be another pod's from now on."""
+    if sandbox.has_network:
+        sandbox = replace(sandbox, ip="", additional_ips=())
     return replace(sandbox, state=SandboxState.NOTREADY)
+
+
+def sandbox_with_network(sandbox: Sandbox, addresses: Sequence[str]) -> Sandbox:
+    """A sandbox that is READY with a network of its own. addresses: at least one."""
+    if sandbox.state is not SandboxState.READY:
+        return sandbox
+    return replace(sandbox, ip=addresses[0], additional_ips=tuple(addresses[1:]), has_network=True)
 
 
 def container_started(container: Container, *, now_ns: int, started_at_ns: int | None = None) -> Container:

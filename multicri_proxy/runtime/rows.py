@@ -25,6 +25,7 @@ def sandbox_from_row(row: bytes) -> Sandbox:
         values = _values(Sandbox, row)
         values["namespace_options"] = _bytes(values["namespace_options"])
         values["state"] = SandboxState(values["state"])
+        values["additional_ips"] = tuple(values.get("additional_ips", ()))
         return Sandbox(**values)
 
 

@@ -1,10 +1,10 @@
-"""CRI's calls for sandboxes. A sandbox is a record: nothing runs for it until it has a container."""
+"""CRI's calls for sandboxes. A sandbox is a record, and perhaps a network: nothing runs in it without a container."""
 
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine
 
-from multicri_proxy.api.errors import AlreadyExists
+from multicri_proxy.api.errors import AlreadyExists, MulticriError
 from multicri_proxy.api.ids import PodSandboxId
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.runtime import messages
@@ -12,7 +12,7 @@ from multicri_proxy.runtime.calls import Calls
 from multicri_proxy.runtime.configs import sandbox_record
 from multicri_proxy.runtime.filters import select_sandboxes
 from multicri_proxy.runtime.pods import ContainerEntry, SandboxEntry
-from multicri_proxy.runtime.records import SandboxState
+from multicri_proxy.runtime.records import Sandbox, SandboxState, sandbox_with_network
 
 
 class SandboxCalls(Calls):
@@ -38,7 +38,7 @@ class SandboxCalls(Calls):
                     f"attempt {record.attempt} of pod {record.namespace}/{record.name} is sandbox {known.id}, which "
                     "is stopped: remove it, or ask for the next attempt"
                 )
-            await self._parts.pods.add_sandbox(record)
+            await self._add(record, request.config)
         return cri.RunPodSandboxResponse(pod_sandbox_id=record.id)
 
     async def stop_pod_sandbox(self, request: cri.StopPodSandboxRequest) -> cri.StopPodSandboxResponse:
@@ -51,6 +51,7 @@ class SandboxCalls(Calls):
                     await self._each(entry, lambda container: self._parts.lifecycle.stop(container, 0))
                 finally:  # what cannot be stopped by itself may end with the whole
                     await self._parts.lifecycle.end_pod(entry.record.id)
+                await self._parts.network.detach(entry.record.id)
                 await self._parts.pods.stop_sandbox(entry)
             finally:
                 entry.stopping = False
@@ -62,6 +63,7 @@ class SandboxCalls(Calls):
         if entry:
             await self._parts.pods.stop_sandbox(entry)
             await self._each(entry, self._parts.lifecycle.remove)
+            await self._parts.network.detach(entry.record.id)
             await self._parts.pods.delete_sandbox(entry)
         return cri.RemovePodSandboxResponse()
 
@@ -90,6 +92,17 @@ class SandboxCalls(Calls):
         """Tells of the pod's sums only, which nothing here depends on."""
         self._parts.pods.sandbox(request.pod_sandbox_id)
         return cri.UpdatePodSandboxResourcesResponse()
+
+    async def _add(self, record: Sandbox, config: cri.PodSandboxConfig) -> None:
+        """Into the table once it has its network: one that is killed in between leaves none, see `PodNetwork.begin`."""
+        network = self._parts.network
+        if network.wanted_by(config):
+            record = sandbox_with_network(record, await network.attach(record.id, config))
+        try:
+            await self._parts.pods.add_sandbox(record)
+        except MulticriError:
+            await network.detach(record.id)
+            raise
 
     def _pod_sandboxes(self, wanted: cri.PodSandboxFilter) -> list[cri.PodSandbox]:
         return [messages.pod_sandbox(record) for record in select_sandboxes(self._parts.pods.sandboxes(), wanted)]

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -12,10 +12,12 @@ from typing import Self
 
 from multicri_proxy.api.adapter import Adapter
 from multicri_proxy.api.errors import InvalidArgument, MulticriError
+from multicri_proxy.api.ids import PodSandboxId
 from multicri_proxy.api.image import ImagePool
 from multicri_proxy.api.log import Log
 from multicri_proxy.api.tasks import Tasks
 from multicri_proxy.ledger import Ledger
+from multicri_proxy.network.pod_network import PodNetwork
 from multicri_proxy.runtime.calls import Parts
 from multicri_proxy.runtime.containers import ContainerCalls
 from multicri_proxy.runtime.events import Events
@@ -26,7 +28,7 @@ from multicri_proxy.runtime.lifecycle import Lifecycle
 from multicri_proxy.runtime.logfile import LogFile
 from multicri_proxy.runtime.node import NodeCalls
 from multicri_proxy.runtime.pods import Pods
-from multicri_proxy.runtime.records import Container, ContainerState, LogPosition, Sandbox
+from multicri_proxy.runtime.records import Container, ContainerState, LogPosition, Sandbox, SandboxState
 from multicri_proxy.runtime.retries import Pause
 from multicri_proxy.runtime.sandboxes import SandboxCalls
 from multicri_proxy.runtime.stats import StatsCalls
@@ -43,7 +45,8 @@ class Runtime(SandboxCalls, ContainerCalls, StreamCalls, StatsCalls, ImageCalls,
     the ledger and the images are the caller's.
 
     directory: where the ledger is. handlers: the RuntimeClass handlers that stand for the adapter.
-    pod_ip: what every pod of the adapter is told to have; the kubelet wants one.
+    pod_ip: what a pod is told to have that has no network of its own; the kubelet wants one.
+    network: makes such networks; None: there are none.
     drain_timeout_s: how long an exit may wait for a container's last output.
     """
 
@@ -57,6 +60,7 @@ class Runtime(SandboxCalls, ContainerCalls, StreamCalls, StatsCalls, ImageCalls,
         handlers: tuple[str, ...],
         pod_ip: str,
         streaming: StreamingServer,
+        network: PodNetwork | None = None,
         drain_timeout_s: float = 10.0,
         now_ns: Callable[[], int] = time.time_ns,
         pause: Pause = asyncio.sleep,
@@ -80,6 +84,7 @@ class Runtime(SandboxCalls, ContainerCalls, StreamCalls, StatsCalls, ImageCalls,
             pause=pause,
             drain_timeout_s=drain_timeout_s,
         )
+        self._network = network or PodNetwork(ledger.space("network"))
         self._stack = AsyncExitStack()
         super().__init__(
             Parts(
@@ -94,6 +99,7 @@ class Runtime(SandboxCalls, ContainerCalls, StreamCalls, StatsCalls, ImageCalls,
                 now_ns=now_ns,
                 log_of=self._log_of,
                 streaming=streaming,
+                network=self._network,
             )
         )
 
@@ -112,6 +118,9 @@ class Runtime(SandboxCalls, ContainerCalls, StreamCalls, StatsCalls, ImageCalls,
             await stack.enter_async_context(self._parts.streaming)
             self._tasks.start("save log positions", self._positions.run)
             self._lifecycle.begin()
+            await stack.enter_async_context(self._network)
+            ready = {record.id for record in self._pods.sandboxes() if record.state is SandboxState.READY}
+            self._network.begin(ready, self.reach, self._has_moved)
             self._stack = stack.pop_all()
         return self
 
@@ -163,6 +172,10 @@ class Runtime(SandboxCalls, ContainerCalls, StreamCalls, StatsCalls, ImageCalls,
             threads=self._threads,
             pause=self._pause,
         )
+
+    async def _has_moved(self, sandbox_id: PodSandboxId, addresses: Sequence[str]) -> None:
+        if entry := self._pods.find_sandbox(sandbox_id):
+            await self._pods.move_sandbox(entry, addresses)
 
     async def _close_logs(self) -> None:
         for entry in self._pods.container_entries():

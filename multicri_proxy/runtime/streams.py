@@ -1,11 +1,12 @@
 """CRI's calls for a process of one's own in a container, for a container's streams, and for a pod's ports."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from multicri_proxy.api.adapter import Phase
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument, Unimplemented
+from multicri_proxy.api.ids import PodSandboxId
 from multicri_proxy.api.streams import CanAttach, CanExec, CanForward, Connection, Streams
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.runtime.calls import Calls
@@ -80,6 +81,19 @@ class StreamCalls(Calls):
         forward = PortForward(ports=tuple(request.port), connect=connect)
         return cri.PortForwardResponse(url=await self._parts.streaming.url(forward))
 
+    @asynccontextmanager
+    async def reach(self, sandbox_id: PodSandboxId, port: int) -> AsyncIterator[Connection]:
+        """A connection to a port of the pod, as `CanForward.connect`. Raises a MulticriError, also if nothing runs."""
+        entry = self._parts.pods.sandbox(sandbox_id)
+        entry.must_be_ready()
+        if not any(_runs(container) for container in self._parts.pods.containers_of(entry.record.id)):
+            raise FailedPrecondition(f"no container of sandbox {sandbox_id} runs")
+        adapter = itself(self._parts.adapter)
+        if not isinstance(adapter, CanForward):
+            raise self._lacking("PortForward", entry)
+        async with adapter.connect(entry.record.id, port) as connection:
+            yield connection
+
     def _running(self, container_id: str) -> ContainerEntry:
         """Raises NotFound, or FailedPrecondition if it does not run, or waits for its turn."""
         entry = self._parts.pods.container(container_id)
@@ -100,6 +114,12 @@ class StreamCalls(Calls):
         return Unimplemented(
             f"{what} is not there for pods of the adapter {self._parts.adapter.name}, like {entry.record.id}"
         )
+
+
+def _runs(entry: ContainerEntry) -> bool:
+    """It does not wait for its turn, as far as is known."""
+    is_queued = entry.report is None or entry.report.phase is Phase.QUEUED
+    return entry.record.state is ContainerState.RUNNING and not is_queued
 
 
 class _Captured:

@@ -15,6 +15,7 @@ from multicri_proxy.api.ids import ContainerId, ImageId, ImageRef, PodSandboxId
 from multicri_proxy.api.image import BuildSource, Image, RegistryAuth
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.ledger import Ledger
+from multicri_proxy.network.pod_network import PodNetwork
 from multicri_proxy.runtime.service import Runtime
 from multicri_proxy.streaming.server import Limits, StreamingServer, Tls
 
@@ -227,12 +228,16 @@ class Node:
                 handlers=("multicri",),
                 pod_ip="192.0.2.7",
                 streaming=StreamingServer(port=0, tls=self.tls, limits=self.limits),
+                network=self.network_of(ledger),
                 drain_timeout_s=self.drain_timeout_s,
                 now_ns=self._tick,
                 pause=self._pause,
             ) as runtime,
         ):
             yield runtime
+
+    def network_of(self, ledger: Ledger) -> PodNetwork:
+        return PodNetwork(ledger.space("network"))
 
     def sandbox_config(self, name: str = "pod", attempt: int = 0) -> cri.PodSandboxConfig:
         return cri.PodSandboxConfig(
