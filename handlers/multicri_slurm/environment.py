@@ -12,7 +12,7 @@ by trying (Apptainer 1.4, Charliecloud 0.38):
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from multicri_proxy.api.errors import InvalidArgument
 
@@ -20,6 +20,8 @@ LONGEST_STRING_BYTES = 131_071
 """Linux takes no longer argument or ``NAME=value`` in execve(2): MAX_ARG_STRLEN, less its closing NUL."""
 
 LARGEST_TOTAL_BYTES = 1024 * 1024
+MOST_STRINGS = 16_384
+"""Each costs the event loop microseconds."""
 
 _SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _NAME = re.compile(r"[!-<>-~]+", re.ASCII)  # what Kubernetes' relaxed check allows: printable ASCII without "="
@@ -27,8 +29,10 @@ _HOME = re.compile(r"/[^:,\0\n]*")
 KEPT_BY_APPTAINERS_SHELL = frozenset({"UID", "EUID", "GID", "IFS", "OPTIND", "PWD"})
 
 
-def check_sizes(words: Iterable[str], env: Mapping[str, bytes]) -> None:
+def check_sizes(words: Collection[str], env: Mapping[str, bytes]) -> None:
     """Raises InvalidArgument if the kernel of a node would not take these arguments and this environment."""
+    if (number := len(words) + len(env)) > MOST_STRINGS:
+        raise InvalidArgument(f"command, args and env are {number} words and variables: at most {MOST_STRINGS}")
     total = 0
     for number, word in enumerate(words):
         length = len(word.encode("utf-8", "surrogatepass"))

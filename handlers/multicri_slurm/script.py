@@ -135,11 +135,11 @@ def quoted(word: str) -> str:
     """
     if _CONTROL.search(word) is None:
         return shlex.quote(word)
-    return "$'" + _ESCAPED.sub(lambda found: f"\\{ord(found[0]):03o}", word) + "'"
+    return "$'" + word.translate(_ESCAPES) + "'"
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_ESCAPED = re.compile(r"[\x00-\x1f\x7f\\']")
+_ESCAPES = {code: f"\\{code:03o}" for code in (*range(0x20), 0x7F, ord("\\"), ord("'"))}
 
 TERM = r"""  kill -TERM "$multicri_child"
 """

@@ -83,6 +83,8 @@ def test_what_linux_would_not_take_is_refused_with_its_size() -> None:
         check_sizes([], {"A": b"x" * (LONGEST_STRING_BYTES - 1)})
     with pytest.raises(InvalidArgument, match="bytes together"):
         check_sizes([], {f"A{n}": b"x" * 131_000 for n in range(9)})
+    with pytest.raises(InvalidArgument, match="are 16385 words and variables: at most 16384"):
+        check_sizes(["x"] * 16_384, {"A": b""})
     with pytest.raises(InvalidArgument, match="NUL"):
         check_sizes(["a\0b"], {})
     with pytest.raises(InvalidArgument, match="NUL"):
