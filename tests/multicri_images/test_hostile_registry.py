@@ -8,8 +8,10 @@ from contextlib import asynccontextmanager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from multicri_images.asking import Asking
 from multicri_images.builders import APPTAINER
 from multicri_images.pool import pool
+from multicri_images.question import Finding, Question
 from pool_bench import MemoryStore
 
 from multicri_proxy.api.adapter import ImagesContext
@@ -202,6 +204,21 @@ async def test_what_is_no_image_is_refused_with_the_reason(
         with pytest.raises(FailedPrecondition, match=reason):
             await images.pull(tool_at(registry))
         assert images.images() == ()
+
+
+async def test_an_artifact_is_known_by_its_manifest_for_it_need_not_have_a_configuration(registry: Registry) -> None:
+    """As a SIF file that was pushed by ``apptainer push oras://``."""
+    digest = registry.put("manifests/1", {"config": {}, "layers": [{"size": 7}]})
+    question = Question(
+        registry=registry.name,
+        path="acme/tool",
+        reference="1",
+        platform="linux/amd64",
+        timeout_s=5,
+        is_image=False,
+        plain_http=True,
+    )
+    assert await Asking().find(question) == Finding(digest=digest, content=digest, size_bytes=7)
 
 
 async def test_a_redirect_takes_no_credentials_along_and_goes_on_only_so_often(

@@ -5,7 +5,7 @@ import json
 from contextlib import AbstractAsyncContextManager
 
 import pytest
-from multicri_images.builders import APPTAINER
+from multicri_images.builders import CHARLIECLOUD
 from multicri_images.pool import pool
 from pool_bench import MemoryStore
 
@@ -21,10 +21,10 @@ TOOL = ImageRef("multicri/docker.acme/tool")
 
 
 def pool_of(store: MemoryStore) -> AbstractAsyncContextManager[ImagePool]:
-    """A pool that asks no registry."""
+    """A pool that asks no registry, over a builder of docker:// alone."""
     secrets = SealedSecrets(bytes(32))
     settings = {"resolve": "never"}
-    return pool(ImagesContext(settings=settings, store=store, secrets=secrets, image_builders=(APPTAINER,)))
+    return pool(ImagesContext(settings=settings, store=store, secrets=secrets, image_builders=(CHARLIECLOUD,)))
 
 
 async def test_two_names_of_one_source_are_one_image() -> None:
