@@ -1,10 +1,11 @@
-"""How each container runtime makes an image from a ``docker://`` source."""
+"""How each container runtime makes an image."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from multicri_proxy.api.errors import InvalidArgument
-from multicri_proxy.api.image import ImageBuilder
+from multicri_images.causes import cause_of
+from multicri_proxy.api.errors import FailedPrecondition
+from multicri_proxy.api.image import BuildCause, BuildSource, ImageBuilder, Recipe, RegistryAuth
 
 DOCKER = "docker://"
 
@@ -13,11 +14,14 @@ DOCKER = "docker://"
 class _Sif:
     """Apptainer and SingularityCE: one file.
 
-    Source: apptainer build(1).
+    A password goes by environment, which every release knows, a token in Docker's form by ``--authfile``. Go adds the
+    certificates of SSL_CERT_FILE to those of the system's directories.
+
+    Source: apptainer build(1); Go's crypto/x509.
     """
 
     name: str
-    schemes: frozenset[str] = frozenset({"docker"})
+    schemes: frozenset[str] = frozenset({"docker", "oras", "library", "shub"})
 
     @property
     def programs(self) -> tuple[str, ...]:
@@ -27,8 +31,26 @@ class _Sif:
     def suffix(self) -> str:
         return ".sif"
 
-    def build(self, source: str, target: str) -> Sequence[Sequence[str]]:
-        return ((self.name, "build", target, f"{DOCKER}{_reference(source)}"),)
+    def recipe(self, source: BuildSource, target: str) -> Recipe:
+        words = [self.name, "build"]
+        environment: dict[str, str] = {}
+        files: dict[str, bytes] = {}
+        if source.plain_http:
+            words += ["--no-https"]
+        if source.ca_certificates:
+            environment["SSL_CERT_FILE"] = f"{target}.ca"
+            files[f"{target}.ca"] = source.ca_certificates
+        if source.auth is not None and source.auth.username:
+            prefix = self.name.upper()
+            environment[f"{prefix}_DOCKER_USERNAME"] = source.auth.username
+            environment[f"{prefix}_DOCKER_PASSWORD"] = source.auth.password
+        elif source.auth is not None:
+            words += ["--authfile", f"{target}.auth"]
+            files[f"{target}.auth"] = source.auth.docker_config(source.registry)
+        return Recipe(commands=((*words, target, _uri(source.uri, self)),), environment=environment, files=files)
+
+    def cause(self, log: str) -> BuildCause:
+        return cause_of(log)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +58,8 @@ class _Charliecloud:
     """Charliecloud: a directory.
 
     ch-image's own storage directory is made beside the target and removed again: its lock is not waited for, so that
-    two builds must never share one. Its build cache is off: it would want Git and a Git identity.
+    two builds must never share one. Its build cache is off: it would want Git and a Git identity. It speaks HTTPS
+    alone, and REQUESTS_CA_BUNDLE takes the place of the system's certificates, which therefore are part of it.
 
     Source: ch-image(1), ch-convert(1).
     """
@@ -52,22 +75,58 @@ class _Charliecloud:
     def suffix(self) -> str:
         return ""
 
-    def build(self, source: str, target: str) -> Sequence[Sequence[str]]:
-        reference = _reference(source)
-        storage = f"{target}.storage"
-        environment = ("env", "CH_IMAGE_CACHE=disabled", f"CH_IMAGE_STORAGE={storage}")
-        return (
-            (*environment, "ch-image", "pull", reference),
-            (*environment, "ch-convert", "-i", "ch-image", "-o", "dir", reference, target),
-            ("chmod", "-R", "u+rwX", storage),
-            ("rm", "-rf", storage),
+    def recipe(self, source: BuildSource, target: str) -> Recipe:
+        if source.plain_http:
+            raise FailedPrecondition(f"registry {source.registry}: Charliecloud pulls over HTTPS alone: use Apptainer")
+        reference, storage = _uri(source.uri, self).removeprefix(DOCKER), f"{target}.storage"
+        environment = {"CH_IMAGE_CACHE": "disabled", "CH_IMAGE_STORAGE": storage}
+        commands: list[tuple[str, ...]] = []
+        files: dict[str, bytes] = {}
+        if source.ca_certificates:
+            files[f"{target}.ca"] = source.ca_certificates
+            environment["REQUESTS_CA_BUNDLE"] = f"{target}.bundle"
+            commands.append(("sh", "-c", _BUNDLE, "sh", f"{target}.ca", f"{target}.bundle"))
+        auth = _password(source.auth)
+        return Recipe(
+            commands=(
+                *commands,
+                ("ch-image", *(("--auth",) if auth else ()), "pull", reference),
+                ("ch-convert", "-i", "ch-image", "-o", "dir", reference, target),
+                ("chmod", "-R", "u+rwX", storage),
+                ("rm", "-rf", storage),
+            ),
+            environment={**environment, **auth},
+            files=files,
         )
 
+    def cause(self, log: str) -> BuildCause:
+        return cause_of(log)
 
-def _reference(source: str) -> str:
-    if not source.startswith(DOCKER):
-        raise InvalidArgument(f"image source {source!r}: only {DOCKER} can be built")
-    return source.removeprefix(DOCKER)
+
+_BUNDLE = (
+    "cat /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/ca-bundle.pem 2>/dev/null "
+    '| cat - "$1" > "$2"'
+)
+"""Debian's, Red Hat's and SUSE's certificates, as far as they are there, and those of a file."""
+
+
+def _password(auth: RegistryAuth | None) -> Mapping[str, str]:
+    if auth is None:
+        return {}
+    if not auth.username:
+        raise FailedPrecondition("Charliecloud knows a username and a password for a registry, and no tokens")
+    return {"CH_IMAGE_USERNAME": auth.username, "CH_IMAGE_PASSWORD": auth.password}
+
+
+def _uri(uri: str, builder: ImageBuilder) -> str:
+    """As its program takes it: without the tag, if there is a digest, since ch-image knows one or the other."""
+    scheme, _, rest = uri.partition("://")
+    if scheme not in builder.schemes or not rest:
+        possible = ", ".join(sorted(builder.schemes))
+        raise FailedPrecondition(f"image source {uri!r}: {builder.name} builds from {possible} only")
+    name, at, digest = rest.partition("@")
+    directory, slash, last = name.rpartition("/")
+    return f"{scheme}://{directory}{slash}{last.partition(':')[0]}@{digest}" if at else uri
 
 
 APPTAINER: ImageBuilder = _Sif("apptainer")

@@ -22,7 +22,8 @@ from multicri_proxy.api.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from multicri_proxy.api.ids import ContainerId, JobId, PodSandboxId
+from multicri_proxy.api.ids import ContainerId, ImageId, JobId, PodSandboxId
+from multicri_proxy.api.image import Build, Image
 from multicri_proxy.api.log import Log
 from multicri_proxy.api.streams import Connection, Streams
 from multicri_proxy.api.tasks import Tasks
@@ -33,6 +34,8 @@ from multicri_slurm.board import Board
 from multicri_slurm.carrying import Carrier
 from multicri_slurm.cluster import Cluster, Signal
 from multicri_slurm.exec import Execs
+from multicri_slurm.image_places import ImagePlace, ImagePlaces
+from multicri_slurm.images import Images
 from multicri_slurm.in_flight import InFlight
 from multicri_slurm.keys import Keys
 from multicri_slurm.output import read_output
@@ -70,7 +73,9 @@ class SlurmAdapter:
         self._connections = Connections(self._profiles, self._keys)
         self._clusters: dict[str, Cluster] = {}
         self._carrier = Carrier()
-        self._stager = Stager(context.image_builders, self._carrier, self._tasks)
+        self._image_places = ImagePlaces(context.store)
+        self._images = Images(context.images, self._image_places, self._tasks, self._cluster_with)
+        self._stager = Stager(context.image_builders, self._images, self._carrier)
         refresh_s = min(profile.settings.volume_refresh_s for profile in self._profiles.all())
         self._refresher = Refresher(self._carrier, self._records, self._cluster_of, refresh_s)
         self._sandboxes: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -91,6 +96,7 @@ class SlurmAdapter:
 
     async def __aenter__(self) -> Self:
         await self._records.load()
+        await self._image_places.load()
         await self._tasks.__aenter__()
         self._tasks.start("close idle connections", self._close_idle_connections)
         self._tasks.start("refresh volumes", self._refresher.run)
@@ -105,8 +111,9 @@ class SlurmAdapter:
             await self._connections.close()
 
     async def adopt(self, known: Collection[ContainerId]) -> None:
-        if self._records.all():
+        if self._records.all() or self._image_places.all():
             await sshlib.load()
+        self._images.adopt()
         alive = {*known, *self._allocations.used_by(known)}
         for record in self._records.all():
             if record.container_id not in alive:
@@ -259,6 +266,12 @@ class SlurmAdapter:
                 "cluster_account": line.cluster_account,
             }
         return facts
+
+    def builds(self, image_id: ImageId) -> Sequence[Build]:
+        return self._images.builds(image_id)
+
+    async def forget_image(self, image: Image) -> None:
+        await self._images.forget(image)
 
     # -- a job's way into the queue ------------------------------------------------------------------------------
 
@@ -441,6 +454,13 @@ class SlurmAdapter:
         if record is None:
             raise NotFound(f"container {container_id}")
         return record
+
+    def _cluster_with(self, place: ImagePlace) -> Cluster:
+        """By what a container there brought with it, else by its profile's own credentials."""
+        for record in self._records.all():
+            if record.account == place.account and record.profile == place.profile:
+                return self._cluster_of(record)
+        return self._cluster(self._profiles.named(place.profile).login_as(place.account))
 
     def _cluster_of(self, record: Record) -> Cluster:
         return self._cluster(self._records.login(record, self._profiles))

@@ -5,7 +5,6 @@ Answers are read by answers.py; here is only who is asked what, with which limit
 
 import asyncio
 import re
-import shlex
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -13,8 +12,8 @@ from typing import Literal
 
 from multicri_proxy.api.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from multicri_proxy.api.ids import JobId
-from multicri_proxy.api.image import Image, ImageBuilder
-from multicri_slurm import remote_scripts
+from multicri_proxy.api.log import Log
+from multicri_slurm import image_scripts, remote_scripts
 from multicri_slurm.accounts import Login
 from multicri_slurm.answers import (
     MARK,
@@ -43,6 +42,7 @@ LINES_AT_A_TIME = 500
 MOST_JOBS_TO_SACCT, MOST_JOBS_TO_SCONTROL = 500, 50
 MOST_SITES = 20
 Signal = Literal["TERM", "USR1", "CANCEL"]
+_log = Log("slurm")
 _HOME = re.compile(r"/[A-Za-z0-9._/@+-]*", re.ASCII)
 
 
@@ -72,6 +72,16 @@ class History:
     jobs: Mapping[JobId, JobLine]
     unknown: frozenset[JobId]
     unended: frozenset[JobId]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildAnswer:
+    """What became of a build. log: the end of what it wrote, if it failed. evicted: ``NAME KiB`` of those removed."""
+
+    failed: bool
+    size_bytes: int
+    log: str
+    evicted: tuple[str, ...]
 
 
 class Sizes:
@@ -168,36 +178,63 @@ class Cluster:
             except asyncssh.SFTPError as error:
                 raise Unavailable(f"{account}: files cannot be written in the cluster: {error.reason}") from error
 
-    async def build(self, builder: ImageBuilder, image: Image, directory: str, prerun: bytes | None = None) -> str:
-        """Have the image built, unless it is there; return its path. Waits for another build of the same image.
+    async def use_image(self, directory: str, file_name: str, holder: str) -> int | None:
+        """Note that a container uses an image, which keeps it there; its size in bytes, or None if it is not there.
 
-        Raises FailedPrecondition with the builder's last words if it fails.
+        file_name: the digits of its id, with its builder's suffix. holder: the container's directory.
         """
-        name = image.id.removeprefix("sha256:")
-        target = f"{directory}/.{name}.building{builder.suffix}"
-        commands = [shlex.join(command) for command in builder.build(image.source, target)]
+        name, dot, suffix = file_name.partition(".")
+        check, wait_s = ("yes", self.settings.build_timeout_s) if self.settings.image_checksum else ("no", LOCK_WAIT_S)
         found = await self._script(
-            remote_scripts.BUILD,
-            directory,
-            name,
-            builder.suffix,
-            str(int(self.settings.build_timeout_s)),
+            image_scripts.USE,
+            *(directory, name, f"{dot}{suffix}", holder, check, str(int(wait_s))),
+            timeout_s=wait_s + self.settings.command_timeout_s,
+            long=self.settings.image_checksum,
+        )
+        self._check_locking(found, directory)
+        match found.get("done", ("",))[0]:
+            case "there":
+                return _kib(found.get("size", ("",))[0])
+            case "broken":
+                _log.warning("an image was not what was built, and is built again", directory=directory, image=name)
+                return None
+            case "missing":
+                return None
+            case _:
+                raise Unavailable(f"{self.login.account}: {directory}/{file_name} is being built or removed")
+
+    async def build_image(
+        self, directory: str, file_name: str, script: str, commands: Sequence[str], prerun: bytes | None
+    ) -> BuildAnswer:
+        """Have an image built, unless it is there. Waits for another build of the same image.
+
+        script: of image_scripts.build_script.
+        """
+        settings = self.settings
+        name, dot, suffix = file_name.partition(".")
+        found = await self._script(
+            script,
+            *(directory, name, f"{dot}{suffix}", str(int(settings.build_timeout_s))),
+            *(str(settings.image_directory_bytes // 1024), settings.build_in, "\n".join(settings.default_options())),
             *commands,
-            timeout_s=self.settings.build_timeout_s,
+            timeout_s=2 * settings.build_timeout_s,
             long=True,
             prerun=prerun,
         )
         self._check_locking(found, directory)
-        match found.get("error", ("",))[0]:
-            case "":
-                return f"{directory}/{name}{builder.suffix}"
-            case "busy":
-                raise Unavailable(f"image {image.source}: another build of it does not end")
-            case _:
-                last_words = " / ".join(line.strip() for line in found.get("log", ())[-8:])
-                raise FailedPrecondition(
-                    f"image {image.source}: {builder.name} could not build it in the cluster: {last_words}"
-                )
+        if found.get("error") == ("busy",):
+            raise Unavailable(f"{self.login.account}: another build of {directory}/{file_name} does not end")
+        return BuildAnswer(
+            failed="error" in found,
+            size_bytes=_kib(found.get("size", ("",))[0]),
+            log="\n".join(found.get("log", ())),
+            evicted=found.get("evicted", ()),
+        )
+
+    async def forget_image(self, directory: str, name: str) -> bool:
+        """Remove an image, of whatever builder, with all that is known of it; False if it is still needed."""
+        found = await self._script(image_scripts.FORGET, directory, name)
+        return found.get("done") == ("forgotten",)
 
     async def write_files(self, directory: str, files: Mapping[str, tuple[bytes, int]]) -> None:
         """Write files, each with its mode, readable by nobody else at any time."""
@@ -421,3 +458,8 @@ class Cluster:
                 f"{self.login.account}: a command ended with {result.exit_code} and no answer: {words_of_shell}"
             )
         return found
+
+
+def _kib(text: str) -> int:
+    """In bytes."""
+    return int(text) * 1024 if text.isdecimal() else 0

@@ -14,6 +14,9 @@ from multicri_proxy.api.ids import ContainerId, JobId, PodSandboxId
 from multicri_slurm.accounts import DEFAULT_PROFILE, Account, Login
 from multicri_slurm.profiles import Profiles
 
+OF_IMAGES = "image/"
+"""Begins the keys in the store that are no container's."""
+
 
 class Stage(Enum):
     """How far a container has come. Each is written before the next step begins."""
@@ -86,6 +89,8 @@ class Records:
 
     async def load(self) -> None:
         for key, value in await self._store.items():
+            if key.startswith(OF_IMAGES):
+                continue
             try:
                 record = _from_row(value)
             except (KeyError, TypeError, ValueError) as error:

@@ -6,7 +6,7 @@ with ``multicri:``, because a login shell may print anything before. Only our ow
 
 from typing import Final
 
-_TOOLS = r"""
+TOOLS: Final = r"""
 say() { printf 'multicri:%s\n' "$1"; }
 say_lines() { # name: stdin, line by line
   while IFS= read -r line || [ -n "$line" ]; do printf 'multicri:%s=%s\n' "$1" "$line"; done
@@ -18,8 +18,8 @@ wipe() { # paths
     rm -rf -- "$path"
   done
 }
-locked() { # seconds to wait for descriptor 9; says why not
-  words=$(flock -w "$1" 9 2>&1)
+locked() { # seconds to wait for descriptor 9, -s to share it; says why not
+  words=$(flock $2 -w "$1" 9 2>&1)
   case $? in
     0) return 0;;
     1) say error=busy;;
@@ -30,7 +30,7 @@ locked() { # seconds to wait for descriptor 9; says why not
 """
 
 PROBE: Final = (
-    _TOOLS
+    TOOLS
     + r"""
 main() { # programs
   cd || exit 1
@@ -51,7 +51,7 @@ main "$@"
 """Args: programs to look for. Says home, user, program, ch-run-option, lines of srun-mpi."""
 
 MAKE_DIRECTORIES: Final = (
-    _TOOLS
+    TOOLS
     + r"""
 main() { # directories
   umask 077
@@ -64,40 +64,8 @@ main "$@"
 )
 """Says done=made, or error=unlockable with lines of stderr where a submit could not be locked."""
 
-BUILD: Final = (
-    _TOOLS
-    + r"""
-main() { # directory name suffix seconds command...
-  directory=$1 final=$1/$2$3 temporary=$1/.$2.building$3 lock=$1/.$2.lock seconds=$4
-  shift 4
-  if [ -e "$final" ]; then say done=there; return; fi
-  mkdir -p -- "$directory" || return
-  exec 9>>"$lock" || return
-  locked "$seconds" || return
-  if [ -e "$final" ]; then say done=there; return; fi
-  wipe "${temporary}"*
-  for command; do
-    if ! (eval "$command") </dev/null >>"$temporary.log" 2>&1; then
-      tail -c 3000 -- "$temporary.log" | say_lines log
-      wipe "${temporary}"*
-      say error=failed
-      return
-    fi
-  done
-  mv -T -- "$temporary" "$final" || return
-  wipe "${temporary}"*
-  say done=built
-}
-main "$@"
-"""
-)
-"""Says done=there, done=built, error=busy|unlockable, or error=failed with lines of log.
-
-Commands are shell text of ours.
-"""
-
 SUBMIT: Final = (
-    _TOOLS
+    TOOLS
     + r"""
 found() { # job id; a full quota may keep it from being written, and is no reason not to tell it
   { printf '%s\n' "$1" > jobid.tmp && mv jobid.tmp jobid; } 2>/dev/null
@@ -161,7 +129,7 @@ The file ``attempt`` is there as soon as sbatch may have been called: without it
 """
 
 STEP: Final = (
-    _TOOLS
+    TOOLS
     + r"""
 main() { # mode, directory of the allocation, directory of the container, seconds
   if ! cd -- "$3"; then say error=gone; return; fi
@@ -188,7 +156,7 @@ seconds to wait for the lock. Says done=requested|none, or error=gone|busy|unloc
 """
 
 SIGNAL_STEP: Final = (
-    _TOOLS
+    TOOLS
     + r"""
 main() { # TERM, USR1 or CANCEL, job id, directory of the allocation, directory of the container
   if ! cd -- "$4"; then say error=gone; return; fi
@@ -217,7 +185,7 @@ A step that is just being made finds the file ``cancelled``, which is there befo
 """
 
 QUEUE: Final = (
-    _TOOLS
+    TOOLS
     + r"""
 main() {
   if jobs=$(squeue -h -a -t all -u "$(id -un)" -o '%i|%T|%N|%a|%j|%r' 2>&1); then
@@ -233,7 +201,7 @@ main "$@"
 """Says a line of squeue for each job of the user, also in hidden partitions, then done=queue; or lines of stderr."""
 
 HISTORY: Final = (
-    _TOOLS
+    TOOLS
     + r"""
 main() { # how many jobs scontrol may be asked for, job ids
   most=$1 over=
@@ -270,7 +238,7 @@ those whose end is not recorded. Says what each knows, and their errors apart.
 """
 
 USAGE: Final = (
-    _TOOLS
+    TOOLS
     + r"""
 main() { # job ids
   command -v sstat >/dev/null 2>&1 || { say stderr='sstat: command not found'; return; }
@@ -287,7 +255,7 @@ main "$@"
 """Says a line of sstat for each step that runs; a job that has none is no error."""
 
 SIGNAL: Final = (
-    _TOOLS
+    TOOLS
     + r"""
 main() { # TERM, USR1 or CANCEL, job id
   case $1 in
@@ -312,7 +280,7 @@ CANCEL is for a job whose script does not answer: Slurm sends TERM to all of it,
 """
 
 REMOVE: Final = (
-    _TOOLS
+    TOOLS
     + r"""
 main() { # number, directories; more directories
   count=$1
@@ -338,7 +306,7 @@ Says done=removed, or error=left if one of the former is still there.
 """
 
 SIZES: Final = (
-    _TOOLS
+    TOOLS
     + r"""
 main() {
   set -f

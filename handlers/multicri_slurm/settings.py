@@ -98,7 +98,10 @@ class Settings(Person):
     mount_path: CRI_SLURM_MOUNT_PATH: the working directory in the cluster, relative to the account's home.
     image_remote_mount: CRI_SLURM_IMAGE_REMOTE_MOUNT: where images are built; empty for ``<mount_path>/images`` in the
         account's home; a relative path is relative to the home.
-    build_in_cluster: CRI_SLURM_BUILD_IN_CLUSTER.
+    build_in_cluster: CRI_SLURM_BUILD_IN_CLUSTER. build_in: whether images are built on the login host or by a job.
+    builds_at_once: how many images are built at a time, for all accounts. image_checksum: whether an image that is a
+        file is read whole before each use, and built again if it has changed.
+    image_directory_bytes: how much the images of one account may have before those not used for longest are removed.
     known_hosts: OpenSSH's file of host keys. A host that is not in it is never connected to.
     host_key: the host's key itself, instead of a line in known_hosts.
     host_key_policy: ``tofu`` takes the key that a host shows at first, and keeps it in learnt_hosts.
@@ -131,6 +134,10 @@ class Settings(Person):
     mount_path: str = "multi-cri"
     image_remote_mount: str = ""
     build_in_cluster: bool = True
+    build_in: Literal["login", "job"] = "login"
+    builds_at_once: int = Field(default=4, ge=1, le=64)
+    image_checksum: bool = False
+    image_directory_bytes: int = Field(default=0, ge=0)
     known_hosts: str = "/etc/ssh/ssh_known_hosts"
     host_key: Annotated[str, AfterValidator(_host_key)] | None = None
     host_key_policy: Literal["strict", "tofu"] = "strict"

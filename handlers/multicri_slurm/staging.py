@@ -1,36 +1,25 @@
-"""Getting a container ready in the cluster: its image built, its directory written.
+"""Getting a container ready in the cluster: its image built, its directory written."""
 
-The build of an image belongs to the account and the image, not to the call that wanted it first: a CreateContainer
-that is cancelled leaves it running, and the kubelet's retry joins it.
-"""
-
-import asyncio
 from collections.abc import Sequence
-from functools import partial
 
-from multicri_proxy.api.ids import ImageId
-from multicri_proxy.api.image import Image, ImageBuilder
-from multicri_proxy.api.log import Log
-from multicri_proxy.api.tasks import Tasks
+from multicri_proxy.api.image import ImageBuilder
 from multicri_slurm.carrying import Carrier, Place
 from multicri_slurm.cluster import Cluster, Site
 from multicri_slurm.image_config import read_image_config
+from multicri_slurm.images import Images
 from multicri_slurm.plan import Plan, env_file_of, files_of, has_runtime, launcher_of, programs_of, runtime_of
 from multicri_slurm.prerun import prerun_of
 from multicri_slurm.records import Published
 from multicri_slurm.volumes import Volume
 
-_log = Log("slurm.images")
-
 
 class Stager:
     """Stages containers."""
 
-    def __init__(self, builders: Sequence[ImageBuilder], carrier: Carrier, tasks: Tasks) -> None:
-        self._carrier = carrier
+    def __init__(self, builders: Sequence[ImageBuilder], images: Images, carrier: Carrier) -> None:
         self._builders = builders
-        self._tasks = tasks
-        self._builds: dict[tuple[str, ImageId], asyncio.Future[str]] = {}
+        self._images = images
+        self._carrier = carrier
 
     async def site(self, plan: Plan, cluster: Cluster) -> Site:
         """What the cluster has; if no container runtime, then what it has after the pod's own CLUSTER_CONFIG.
@@ -58,7 +47,7 @@ class Stager:
     ) -> tuple[Published, ...]:
         """Have the image built and the container's files written; returns what is to be kept fresh of its volumes."""
         builder, runtime = runtime_of(site, self._builders, plan.profile.settings)
-        image_path = await self._image(plan, cluster, site, builder)
+        image_path = await self._images.ready(plan, cluster, site, builder, directory)
         config = await read_image_config(cluster, runtime, image_path)
         place = Place(
             spec=plan.spec,
@@ -84,28 +73,3 @@ class Stager:
             files["stderr"] = (carried.notice.encode(), 0o600)  # the job appends to it
         await cluster.write_files(directory, files)
         return carried.published
-
-    def _image_directory(self, plan: Plan, site: Site) -> str:
-        settings = plan.profile.settings
-        place = settings.image_remote_mount or f"{settings.mount_path}/images"
-        return place if place.startswith("/") else f"{site.home}/{place}"
-
-    async def _image(self, plan: Plan, cluster: Cluster, site: Site, builder: ImageBuilder) -> str:
-        image = plan.spec.image
-        key = (cluster.login.digest(), image.id)
-        build = self._builds.get(key)
-        if build is None:
-            directory = self._image_directory(plan, site)
-            work = partial(self._build, cluster, builder, image, directory, site.prerun)
-            build = self._builds[key] = self._tasks.outcome(f"build {image.source}", work)
-            build.add_done_callback(lambda _: self._builds.pop(key, None))
-        return await asyncio.shield(build)
-
-    async def _build(
-        self, cluster: Cluster, builder: ImageBuilder, image: Image, directory: str, prerun: bytes | None
-    ) -> str:
-        account = cluster.login.account
-        _log.info("image wanted in the cluster", image_id=image.id, source=image.source, account=account)
-        path = await cluster.build(builder, image, directory, prerun)
-        _log.info("image is in the cluster", image_id=image.id, source=image.source, account=account)
-        return path

@@ -2,8 +2,9 @@
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Literal, Protocol, runtime_checkable
 
 from multicri_proxy.api.ids import ImageId, ImageRef
@@ -142,6 +143,37 @@ class ImagePool(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What makes an image, for whoever runs it.
+
+    commands: one after the other, each in the environment below. environment: may be secret, so it never goes on a
+        command line; names are letters, digits and ``_``.
+    files: by path, what must be there before, readable by the account alone, and be removed afterwards.
+    """
+
+    commands: Sequence[Sequence[str]]
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+
+
+class BuildCause(Enum):
+    """Why a build failed, in words for a human."""
+
+    NO_SUCH_IMAGE = "its registry has no such image or tag"
+    UNAUTHORIZED = "its registry refuses us: an imagePullSecret is missing, or wrong for it"
+    UNAUTHORIZED_OR_MISSING = "its registry has no such image, or does not let us see it without an imagePullSecret"
+    UNREACHABLE = "its registry cannot be reached from where it is built"
+    CUT_OFF = "the connection to its registry broke"
+    UNTRUSTED = "the certificate of its registry is not trusted"
+    PLAIN_HTTP = "its registry speaks HTTP without TLS, which an admin must allow"
+    POISONED = "what its registry sent is not what its digest promises"
+    NO_SPACE = "no space is left where it is built"
+    NO_USER_NAMESPACES = "no user namespaces may be made where it is built"
+    TOO_LATE = "it took too long"
+    UNKNOWN = "its builder failed"
+
+
 class ImageBuilder(Protocol):
     """Turns an image's source into something that a container runtime can start.
 
@@ -168,12 +200,17 @@ class ImageBuilder(Protocol):
         """Ending of the built image's file name; empty if it is a directory."""
         ...
 
-    def build(self, source: str, target: str) -> Sequence[Sequence[str]]:
-        """The commands that make ``target`` from ``source``, to be run one after the other.
+    def recipe(self, source: BuildSource, target: str) -> Recipe:
+        """What makes ``target`` from a source.
 
         target: absolute path that does not exist yet, in a directory where temporary files may be left
         beside it under the same name with a suffix.
+        Raises FailedPrecondition for what this builder cannot do.
         """
+        ...
+
+    def cause(self, log: str) -> BuildCause:
+        """Why a build failed, from the end of what it wrote. Pure."""
         ...
 
 

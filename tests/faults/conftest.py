@@ -53,7 +53,9 @@ class Node:
     def records(self) -> list[tuple[str, str]]:
         """(space, key) of what the proxy remembers of pods, containers and jobs."""
         with closing(sqlite3.connect(self.proxy.directory / "resources" / "ledger.db")) as ledger:
-            return list(ledger.execute("SELECT space, key FROM ledger WHERE space != 'images'"))
+            return list(
+                ledger.execute("SELECT space, key FROM ledger WHERE space != 'images' AND key NOT LIKE 'image/%'")
+            )
 
 
 class MakeNode(Protocol):

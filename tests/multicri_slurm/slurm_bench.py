@@ -89,8 +89,13 @@ class Bench:
     bed: Testbed
     settings: dict[str, object]
     store: MemoryStore = field(default_factory=MemoryStore)
+    images: MemoryImages = field(default_factory=MemoryImages)
     reports: dict[ContainerId, list[Report]] = field(default_factory=dict)
     known: set[ContainerId] = field(default_factory=set)
+
+    def containers_kept(self) -> list[str]:
+        """The containers that the store remembers; of images it remembers others."""
+        return [key for key in self.store.rows if not key.startswith("image/")]
 
     @contextlib.asynccontextmanager
     async def adapter(self, **settings: object) -> AsyncIterator[Adapter]:
@@ -98,7 +103,7 @@ class Bench:
             settings=self.settings | settings,
             store=self.store,
             secrets=XorSecrets(),
-            images=MemoryImages(),
+            images=self.images,
             image_builders=(APPTAINER, SINGULARITY, CHARLIECLOUD),
         )
         async with adapter(context) as entered:

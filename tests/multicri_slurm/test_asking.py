@@ -92,7 +92,7 @@ async def test_a_wrong_annotation_is_refused_before_anything_reaches_the_cluster
             spec = bench.spec(["/bin/true"], annotations={PREFIX + name: "1"}, cluster={"CLUSTER_HOST": "10.77.0.99"})
             with pytest.raises(InvalidArgument, match=reason):
                 await slurm.create_container(spec)
-    assert bench.store.rows == {}
+    assert bench.containers_kept() == []
 
 
 @pytest.mark.parametrize("user", USERS)
@@ -231,4 +231,4 @@ async def test_a_way_to_start_ranks_that_the_cluster_has_not_is_refused_with_tho
         spec = bench.spec(["/bin/true"], annotations={f"{PREFIX}mpi": "openmpi"})
         with pytest.raises(FailedPrecondition, match="offers cray_shasta, none, pmi2, pmix, pmix_v5"):
             await slurm.create_container(spec)
-    assert bench.store.rows == {}
+    assert bench.containers_kept() == []

@@ -71,7 +71,7 @@ async def test_what_an_admin_has_run_first_is_there_for_the_probe_and_the_job_an
 ) -> None:
     text = "printf x >> ~/prerun-ran; echo noise; cat"
     home = bench.bed.cluster.user("alice").home
-    settings = {"clusters": {"hpc": hpc | {"prerun": text}}}
+    settings = {"clusters": {"hpc": hpc | {"prerun": text, "image_remote_mount": "multi-cri-tests/for-prerun"}}}
     assert await ran(bench, spec_of(bench, "echo x"), **settings) == (0, "Completed", b"x\n")
     assert (home / "prerun-ran").read_text() == "xxx"  # to probe, to build, in the job
     for text in (

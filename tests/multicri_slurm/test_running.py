@@ -67,7 +67,7 @@ async def test_an_exit_code_comes_through(bench: Bench, user: str, code: int) ->
         assert report.started_at_ns <= report.finished_at_ns
         await slurm.remove_container(spec.id)
     assert bench.home_files(user, spec.pod.sandbox_id) == []
-    assert bench.store.rows == {}
+    assert bench.containers_kept() == []
 
 
 @pytest.mark.parametrize("user", USERS)
@@ -206,7 +206,7 @@ async def test_what_a_runtime_cannot_carry_is_refused_before_anything_is_touched
             with pytest.raises(InvalidArgument, match="Apptainer"):
                 await slurm.create_container(spec)
             assert bench.home_files("alice", spec.pod.sandbox_id) == []
-    assert bench.store.rows == {}
+    assert bench.containers_kept() == []
 
 
 async def test_a_time_limit_ends_a_container_with_its_reason(bench: Bench) -> None:

@@ -81,7 +81,7 @@ async def test_a_pending_job_is_cancelled(bench: Bench) -> None:
         assert (report.phase, report.exit_code, report.reason) == (Phase.EXITED, 137, "Cancelled")
         assert bench.reports[spec.id][0].phase is Phase.QUEUED
         await slurm.remove_container(spec.id)
-    assert bench.store.rows == {}
+    assert bench.containers_kept() == []
 
 
 async def test_a_container_that_was_never_started_can_be_stopped_and_removed(bench: Bench) -> None:

@@ -94,7 +94,7 @@ async def test_a_process_that_dies_during_the_submit_finds_its_job_again(bench: 
         assert await everything(slurm, spec.id, OutputStream.STDOUT) == b"once\n"
         assert len(bench.jobs("bob", spec.id)) == 1
         await slurm.remove_container(spec.id)
-    assert bench.store.rows == {}
+    assert bench.containers_kept() == []
 
 
 async def test_what_nobody_knows_any_more_after_a_restart_is_cleaned_up(bench: Bench, gate: Gate) -> None:
@@ -111,7 +111,7 @@ async def test_what_nobody_knows_any_more_after_a_restart_is_cleaned_up(bench: B
         gate.open()
 
         async def clean() -> bool:
-            return not bench.store.rows
+            return not bench.containers_kept()
 
         await eventually(clean, "nothing is left")
     assert bench.home_files("bob", spec.pod.sandbox_id) == []
