@@ -5,12 +5,15 @@ in its directory, beside what every job leaves there:
 
     requests/<container>   asked for. Whoever moves it decides: the script to ``running``, who takes it back to
                            ``withdrawn``. Gone as soon as no step is begun any more
+    signals/<container>.<signal>
+                           to be sent to the script of a step. Not by scancel, which signals a container's own processes
+                           too where Slurm tracks them by their parents
     closing                the job is being ended: what its steps do now, they do for that reason
 
 In the directory of each container:
 
     step.sh, run.sh        srun's words; and what it runs: a container as in a job of its own
-    step                   the number of the step, before anything of the container begins
+    pid, step              of run.sh, and the number of the step, before anything of the container begins
     ended                  after ``exit``, when nothing of the step is left. A container without it ends with the job
 """
 
@@ -22,7 +25,7 @@ from multicri_slurm.script import BEGIN, LONGEST_COMMENT, NOT_IN_COMMENT, TERM, 
 STEP_FAILED = "StepFailed"
 OOM_KILLED = "OOMKilled"
 CANCELLED = "Cancelled"
-PLACES = ("requests", "running", "withdrawn")
+PLACES = ("requests", "running", "withdrawn", "signals")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +64,10 @@ _SUPERVISOR = r"""
 multicri_signal() { # TERM: Slurm ends the job, and has told the steps. KILL: we do
   multicri_signalled=$1
   true > closing
-  [ "$1" != KILL ] || scancel --signal=USR1 "$SLURM_JOB_ID"
+  [ "$1" != KILL ] || for multicri_id in running/*; do multicri_send USR1 "${multicri_id##*/}"; done
+} 2> /dev/null
+multicri_send() { # signal container
+  [ -e "../$2/exit" ] || kill -s "$1" "$(cat "../$2/pid")"
 } 2> /dev/null
 multicri_end() { # code reason: write the exit file of the container whose directory this is
   (
@@ -102,6 +108,12 @@ while [ -z "$multicri_signalled" ]; do
       multicri_step "$multicri_id" &
     fi
   done
+  for multicri_request in signals/*; do
+    if [ -e "$multicri_request" ] && rm "$multicri_request"; then
+      multicri_id=${multicri_request##*/}
+      multicri_send "${multicri_id##*.}" "${multicri_id%.*}"
+    fi
+  done
   [ -z "$(jobs -rp)" ] || multicri_busy=$SECONDS
   multicri_idle=$((SECONDS - multicri_busy))
   [ "$multicri_idle" -lt @IDLE@ ] || break
@@ -138,5 +150,6 @@ _RUN = r"""#!/bin/bash
 cd @DIRECTORY@ || exit 1
 umask 077
 # First of all: who cancels it either finds its step, or it finds that it is cancelled.
+printf '%s\n' "$$" > pid.tmp && mv pid.tmp pid
 printf '%s\n' "$SLURM_STEP_ID" > step.tmp && mv step.tmp step
 """

@@ -404,7 +404,7 @@ class Cluster:
                 raise Unavailable(f"{self.login.account}: a start in {directory} is still under way")
 
     async def signal_step(self, name: Signal, job_id: JobId, allocation_directory: str, directory: str) -> None:
-        """Have Slurm signal a container's step; one that has not begun never will.
+        """Have a container's step signalled; one that has not begun never will.
 
         Raises Unavailable if Slurm is silent.
         """

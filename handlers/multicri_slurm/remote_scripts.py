@@ -168,18 +168,18 @@ main() { # TERM, USR1 or CANCEL, job id, directory of the allocation, directory 
       printf 'code=137\nreason=Cancelled\nfinished_ns=%s\njob_id=%s\n' "$(date +%s%N)" "$2" > exit.tmp &&
         mv exit.tmp exit && true > ended || return
     fi
+  elif [ "$1" != CANCEL ]; then
+    true > "$3/signals/$id.$1" || return
   elif [ -s step ]; then
-    case $1 in
-      CANCEL) scancel "$2.$(cat step)" 2>&1 | say_lines scancel ;;
-      *) scancel -s "$1" "$2.$(cat step)" 2>&1 | say_lines scancel ;;
-    esac
+    scancel "$2.$(cat step)" 2>&1 | say_lines scancel
   fi
   say done=signalled
 }
 main "$@"
 """
 )
-"""Of a container whose step has not begun, the request is taken back, and it has ended. Else its step is signalled.
+"""Of a container whose step has not begun, the request is taken back, and it has ended. Else the allocation's script is
+asked to signal it; CANCEL, which is for a step whose script does not answer, is Slurm's to do.
 
 A step that is just being made finds the file ``cancelled``, which is there before we look for the step.
 """

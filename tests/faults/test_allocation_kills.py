@@ -117,14 +117,14 @@ async def test_killed_while_a_container_is_stopped_and_while_the_pod_is(
         while not (await details_of(node.kubelet, container_id)).get("step_id"):
             await asyncio.sleep(0.1)
 
-    with Gate(bed).of("scancel") as gate:
+    with Gate(bed).of("mv", "scancel") as gate:
         calls: list[Coroutine[object, object, object]] = []
         for pod, (one, _) in zip(pods, containers, strict=True):
             await asyncio.wait_for(step_is_known(one), 60)
             told = await details_of(node.kubelet, one)
             what, _, when = pod.config.metadata.name.partition("-")
             if what == "stop":
-                gate.close("scancel", when, one)
+                gate.close("mv", when, one)
                 calls.append(node.kubelet.stop(one, 30))
             else:
                 gate.close("scancel", when, f"-b -s USR1 {told['job_id']}")

@@ -2,6 +2,7 @@
 cd /home/alice/multi-cri/5a4d/c0ffee || exit 1
 umask 077
 # First of all: who cancels it either finds its step, or it finds that it is cancelled.
+printf '%s\n' "$$" > pid.tmp && mv pid.tmp pid
 printf '%s\n' "$SLURM_STEP_ID" > step.tmp && mv step.tmp step
 multicri_directory=/home/alice/multi-cri/5a4d/c0ffee
 multicri_working_dir=/

@@ -65,7 +65,10 @@ printf '%s\n' "$SLURM_JOB_ID" > claim/job
 multicri_signal() { # TERM: Slurm ends the job, and has told the steps. KILL: we do
   multicri_signalled=$1
   true > closing
-  [ "$1" != KILL ] || scancel --signal=USR1 "$SLURM_JOB_ID"
+  [ "$1" != KILL ] || for multicri_id in running/*; do multicri_send USR1 "${multicri_id##*/}"; done
+} 2> /dev/null
+multicri_send() { # signal container
+  [ -e "../$2/exit" ] || kill -s "$1" "$(cat "../$2/pid")"
 } 2> /dev/null
 multicri_end() { # code reason: write the exit file of the container whose directory this is
   (
@@ -104,6 +107,12 @@ while [ -z "$multicri_signalled" ]; do
       rm -f "$multicri_request" # asked for twice
     elif mv "$multicri_request" "running/$multicri_id"; then
       multicri_step "$multicri_id" &
+    fi
+  done
+  for multicri_request in signals/*; do
+    if [ -e "$multicri_request" ] && rm "$multicri_request"; then
+      multicri_id=${multicri_request##*/}
+      multicri_send "${multicri_id##*.}" "${multicri_id%.*}"
     fi
   done
   [ -z "$(jobs -rp)" ] || multicri_busy=$SECONDS
