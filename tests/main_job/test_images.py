@@ -186,6 +186,27 @@ async def test_a_pull_with_a_pods_credentials_and_one_with_wrong_ones(
         assert b"wr0ng-secret" not in path.read_bytes(), path
 
 
+async def test_a_job_runs_in_a_private_image_with_the_credentials_of_its_namespace_and_of_no_other(
+    bed: Testbed, private: Door, kubelet: Kubelet
+) -> None:
+    image = cri.ImageSpec(image=f"multicri/docker-repository.{private.name}/test/tool:1.0")
+    pod = await kubelet.run_pod_sandbox("mine", handler="multicri")
+    account = account_of(bed, "alice")
+
+    def pull(namespace: str) -> cri.PullImageRequest:
+        sandbox = cri.PodSandboxConfig(metadata=cri.PodSandboxMetadata(name="p", namespace=namespace, uid="u"))
+        auth = cri.AuthConfig(username=USER, password=PASSWORD)
+        return cri.PullImageRequest(image=image, auth=auth, sandbox_config=sandbox)
+
+    image_id = (await kubelet.call(pull("another"), cri.PullImageResponse)).image_ref
+    with pytest.raises(grpc.aio.AioRpcError, match="its registry"):
+        await kubelet.create_container(pod, image_id, command=["true"], env=account)
+    await kubelet.call(pull("default"), cri.PullImageResponse)
+    container = await kubelet.create_container(pod, image_id, command=["true"], env=account)
+    await kubelet.start(container)
+    assert (await kubelet.wait_until_exited(container)).exit_code == 0
+
+
 async def test_an_admin_lists_pulls_and_removes_images(
     bed: Testbed, proxy: Proxy, kubelet: Kubelet, tool: str, account: Mapping[str, str]
 ) -> None:
