@@ -93,7 +93,7 @@ async def ready(container: Container) -> Container:
 @pytest.fixture(params=["alice", "bob"])
 async def container(request: pytest.FixtureRequest, bed: Testbed, kubelet: Kubelet, image: str) -> Container:
     """In Apptainer, and in Charliecloud."""
-    env = {**account_of(bed, request.param), "GREETING": "hello 'you'\nthere", "LD_LIBRARY_PATH": "/opt/of the pod"}
+    env = {**account_of(bed, request.param), "GREETING": "hello 'you'\tthere", "LD_LIBRARY_PATH": "/opt/of the pod"}
     return await begun(kubelet, image, env, working_dir="/tmp")
 
 
@@ -108,7 +108,7 @@ async def test_a_command_has_the_containers_environment_files_processes_and_work
     said = await container.sync("sh", "-c", 'echo "$PWD|$GREETING|$LD_LIBRARY_PATH|${SLURM_JOB_ID-none}"; echo no >&2')
     assert said.stdout, said
     directory, greeting, libraries, job = said.stdout.decode().split("|")
-    assert (directory, greeting, job) == ("/tmp", "hello 'you'\nthere", "none\n")
+    assert (directory, greeting, job) == ("/tmp", "hello 'you'\tthere", "none\n")
     assert libraries.startswith("/opt/of the pod")
     assert (said.stderr, said.exit_code) == (b"no\n", 0)
     await container.sync("sh", "-c", "echo mine > /tmp/of-exec")
