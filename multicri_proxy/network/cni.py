@@ -17,7 +17,9 @@ from multicri_proxy.network.programs import Ended, run
 
 INTERFACE = "eth0"
 
-_PLUGIN_S = 30.0
+PLUGIN_S = 30.0
+"""A plug-in that takes longer is killed."""
+
 _MOST_BYTES = 1 << 20
 _LONGEST_COMPLAINT = 500
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -71,7 +73,7 @@ async def _run(command: str, attachment: Attachment, plugin: Plugin, previous: M
         [str(attachment.bin_dir / kind)],
         stdin=_configuration(attachment, plugin, previous),
         environment=environment,
-        timeout_s=_PLUGIN_S,
+        timeout_s=PLUGIN_S,
         most_bytes=_MOST_BYTES,
     )
     if ended.exit_code:

@@ -118,6 +118,8 @@ class PodNetwork:
         for sandbox_id, entry in list(self._entries.items()):
             if sandbox_id in ready:
                 self._tasks.start(f"network of {sandbox_id}", partial(self._surely, self._take_up, entry, moved))
+            elif entry.attachment.result is None:
+                self._tasks.start(f"undo the network of {sandbox_id} twice", partial(self._undo_cut_off, entry))
             else:
                 self._undo_later(sandbox_id)
 
@@ -190,12 +192,7 @@ class PodNetwork:
         async with entry.lock:
             if sandbox_id not in self._entries:
                 return
-            if entry.forwarder:
-                await entry.forwarder.close()
-                entry.forwarder = None
-            async with self._turns:
-                await cni.delete(entry.attachment)
-                await namespaces.drop(entry.attachment.netns)
+            await self._undo(entry)
             await self._store.delete(sandbox_id)
             del self._entries[sandbox_id]
 
@@ -273,6 +270,21 @@ class PodNetwork:
             addresses = await self._make(entry)
         log.info("a pod's network was made anew", sandbox_id=attachment.sandbox_id)
         await moved(attachment.sandbox_id, addresses)
+
+    async def _undo(self, entry: _Entry) -> None:
+        if entry.forwarder:
+            await entry.forwarder.close()
+            entry.forwarder = None
+        async with self._turns:
+            await cni.delete(entry.attachment)
+            await namespaces.drop(entry.attachment.netns)
+
+    async def _undo_cut_off(self, entry: _Entry) -> None:
+        """Undo what a killed process was making: now, and once more when a plug-in that outlived it has ended."""
+        await self._surely(self._undo, entry)
+        entry.attachment = replace(entry.attachment, host_ports=())
+        await asyncio.sleep(cni.PLUGIN_S)
+        await self._surely(self.detach, entry.attachment.sandbox_id)
 
     def _undo_later(self, sandbox_id: PodSandboxId) -> None:
         self._tasks.start(f"undo the network of {sandbox_id}", partial(self._surely, self.detach, sandbox_id))

@@ -40,8 +40,9 @@ async def run(
         raise Unavailable(f"{argv[0]} cannot be started: {error.strerror}") from error
     try:
         pipe = cast("asyncio.WriteTransport", transport.get_pipe_transport(0))
-        pipe.write(stdin)
-        pipe.close()
+        if not pipe.is_closing():  # it may have ended already
+            pipe.write(stdin)
+            pipe.close()
         async with asyncio.timeout(timeout_s):
             await asyncio.shield(output.ended)
     except TimeoutError as error:

@@ -1,0 +1,182 @@
+"""Slurm pods with IPs of their own: a server in a job, reached as a Service would, and kills of the proxy."""
+
+import asyncio
+import json
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import grpc.aio
+import pytest
+from kubelet import Kubelet, Proxy
+from kubelet.client import PodOnNode
+from testbed import Testbed
+from testbed.machine import remove_bridge
+
+from main_job.conftest import CONFIG
+from multicri_proxy.cri.v1 import runtime_pb2 as cri
+
+pytestmark = pytest.mark.testbed
+
+BRIDGE = "mcri-podnet"
+NEIGHBOUR, NEIGHBOUR_IP = "mcri-neighbour", "10.97.0.250"
+PORT = 8765
+SERVES = ["sh", "-c", f"mkdir /tmp/w; echo from the job > /tmp/w/index.html; exec httpd -f -p {PORT} -h /tmp/w"]
+NETWORK = "\nenable_pod_network: true\nnetwork_bin_dir: {bin_dir}\nnetwork_conf_dir: {conf_dir}\n"
+
+
+class PodNetwork:
+    """CNI's files of one test, and what they leave."""
+
+    def __init__(self, directory: Path) -> None:
+        self.conf_dir, self.bin_dir = directory / "net.d", directory / "bin"
+        self.addresses, self.gate = directory / "addresses", directory / "gate"
+        self.conf_dir.mkdir()
+        self.bin_dir.mkdir()
+        for plugin in Path("/usr/lib/cni").iterdir():
+            (self.bin_dir / plugin.name).symlink_to(plugin)
+        (self.bin_dir / "gate").write_text(
+            f"#!/bin/sh\n[ $CNI_COMMAND = ADD ] || exit 0\ntouch {self.gate}\nsleep 100 <&- >&- 2>&-\n"
+        )
+        (self.bin_dir / "gate").chmod(0o755)
+        self.write()
+
+    def write(self, *, gate_at: int | None = None) -> None:
+        """gate_at: where in the chain ADD is held up."""
+        ranges = [[{"subnet": "10.97.0.0/24", "rangeEnd": "10.97.0.200"}]]
+        ipam = {"type": "host-local", "ranges": ranges, "dataDir": str(self.addresses)}
+        plugins: list[dict[str, object]] = [{"type": "bridge", "bridge": BRIDGE, "isGateway": True, "ipam": ipam}]
+        if gate_at is not None:
+            plugins.insert(gate_at, {"type": "gate"})
+        conf = {"cniVersion": "1.0.0", "name": "podnet", "plugins": plugins}
+        (self.conf_dir / "10-podnet.conflist").write_text(json.dumps(conf))
+
+    def left(self) -> list[str]:
+        ports = Path("/sys/class/net", BRIDGE, "brif")
+        plugged = [path.name for path in ports.iterdir()] if ports.exists() else []
+        namespaces = [path.name for path in Path("/run/netns").glob("multicri-*")]
+        return [*plugged, *namespaces, *(path.name for path in self.addresses.glob("*/10.*"))]
+
+
+@pytest.fixture
+def pod_network(tmp_path: Path) -> Iterator[PodNetwork]:
+    yield PodNetwork(tmp_path)
+    remove_bridge(BRIDGE)
+
+
+@pytest.fixture
+async def proxy(bed: Testbed, tmp_path: Path, pod_network: PodNetwork) -> AsyncIterator[Proxy]:
+    config = tmp_path / "config.yaml"
+    text = CONFIG.format(containerd=bed.node.socket, known_hosts=bed.cluster.known_hosts)
+    config.write_text(text + NETWORK.format(bin_dir=pod_network.bin_dir, conf_dir=pod_network.conf_dir))
+    proxy = Proxy(tmp_path, config)
+    await proxy.start()
+    yield proxy
+    proxy.terminate()
+
+
+@pytest.fixture
+def neighbour(pod_network: PodNetwork) -> Iterator[tuple[str, ...]]:
+    """A command that runs another in a network namespace beside the pods', once there is a pod."""
+    ip("netns", "add", NEIGHBOUR)
+    yield ("ip", "netns", "exec", NEIGHBOUR)
+    ip("netns", "delete", NEIGHBOUR)
+
+
+def plug_in_neighbour() -> None:
+    ip("link", "add", "mcri-near", "type", "veth", "peer", "name", "eth0", "netns", NEIGHBOUR)
+    ip("link", "set", "mcri-near", "master", BRIDGE, "up")
+    ip("-n", NEIGHBOUR, "address", "add", f"{NEIGHBOUR_IP}/24", "dev", "eth0")
+    ip("-n", NEIGHBOUR, "link", "set", "eth0", "up")
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, timeout=20)
+
+
+async def fetched(address: str, *before: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        *before, "curl", "-sS", "--noproxy", "*", "--max-time", "5", f"http://{address}:{PORT}/", stdout=-1, stderr=-2
+    )
+    said, _ = await process.communicate()
+    return said.decode()
+
+
+async def eventually_fetched(address: str, *before: str) -> None:
+    async with asyncio.timeout(60):
+        while (said := await fetched(address, *before)) != "from the job\n":
+            assert "curl: (" in said
+            await asyncio.sleep(0.1)
+
+
+async def eventually_left(pod_network: PodNetwork, expected: list[str]) -> None:
+    deadline = time.monotonic() + 20
+    while (left := pod_network.left()) != expected:
+        assert time.monotonic() < deadline, left
+        await asyncio.sleep(0.05)
+
+
+async def run_pod(kubelet: Kubelet, name: str) -> PodOnNode:
+    config = cri.PodSandboxConfig(
+        metadata=cri.PodSandboxMetadata(name=name, uid=f"uid-{name}", namespace="default"),
+        log_directory=str(kubelet.logs / name),
+        port_mappings=[cri.PortMapping(container_port=PORT)],
+        linux=cri.LinuxPodSandboxConfig(),
+    )
+    request = cri.RunPodSandboxRequest(config=config, runtime_handler="multicri")
+    ran = await kubelet.call(request, cri.RunPodSandboxResponse)
+    return PodOnNode(sandbox_id=ran.pod_sandbox_id, config=config)
+
+
+async def ip_of(kubelet: Kubelet, pod: PodOnNode) -> str:
+    request = cri.PodSandboxStatusRequest(pod_sandbox_id=pod.sandbox_id)
+    return (await kubelet.call(request, cri.PodSandboxStatusResponse)).status.network.ip
+
+
+async def test_a_web_server_in_a_slurm_job_answers_at_its_pods_ip_also_after_a_kill(
+    kubelet: Kubelet,
+    proxy: Proxy,
+    pod_network: PodNetwork,
+    neighbour: tuple[str, ...],
+    image: str,
+    account: Mapping[str, str],
+) -> None:
+    image_id = await kubelet.pull(image)
+    pod = await run_pod(kubelet, "web")
+    address = await ip_of(kubelet, pod)
+    plug_in_neighbour()
+    assert "curl: (7)" in await fetched(address, *neighbour)  # it refuses: nothing listens in the job yet
+    container = await kubelet.create_container(pod, image_id, command=SERVES, env=account)
+    await kubelet.start(container)
+    await eventually_fetched(address, *neighbour)
+
+    proxy.kill()
+    await proxy.start()
+    assert await ip_of(kubelet, pod) == address
+    await eventually_fetched(address, *neighbour)
+
+    ip("link", "delete", "mcri-near")
+    await kubelet.remove_sandbox(pod.sandbox_id)
+    assert pod_network.left() == []
+
+
+@pytest.mark.parametrize("gate_at", [0, 1])
+async def test_a_kill_in_the_middle_of_add_leaves_nothing(
+    kubelet: Kubelet, proxy: Proxy, pod_network: PodNetwork, gate_at: int
+) -> None:
+    pod_network.write(gate_at=gate_at)
+    running = asyncio.create_task(run_pod(kubelet, "killed"))
+    async with asyncio.timeout(30):
+        while not pod_network.gate.exists():
+            await asyncio.sleep(0.02)
+    assert pod_network.left()
+    proxy.kill()
+    with suppress(grpc.aio.AioRpcError):
+        await running
+    pod_network.write()
+    await proxy.start()
+    await eventually_left(pod_network, [])
+    pod = await run_pod(kubelet, "killed")
+    assert (await ip_of(kubelet, pod)).startswith("10.97.0.")
