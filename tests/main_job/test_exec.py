@@ -312,3 +312,9 @@ async def test_a_container_without_stdin_says_so(idle: Container) -> None:
     client = await Exec.start(await attach_url(idle), "stdin", "stdout")
     assert "has no stdin" in (await client.status())["message"]
     await client.close()
+
+
+async def test_a_rank_of_an_mpi_job_is_entered(kubelet: Kubelet, image: str, account: Mapping[str, str]) -> None:
+    container = await begun(kubelet, image, {**account, "ME": "a rank"}, annotations={"slurm.multicri.io/mpi": "pmix"})
+    said = await container.sync("sh", "-c", "echo $ME, $SLURM_PROCID")
+    assert said.stdout == b"a rank, 0\n"
