@@ -164,6 +164,18 @@ async def test_an_allocation_ends_with_its_pod_although_its_containers_are_kept(
     assert read_log(pod, name="stays") == ["up\n"]
 
 
+async def test_exec_goes_into_the_container_that_is_meant(
+    kubelet: Kubelet, image: str, pod: PodOnNode, account: Mapping[str, str]
+) -> None:
+    for name in ("one", "two"):
+        container = await kubelet.create_container(pod, image, name=name, command=STAYS, env={**account, "WHO": name})
+        await kubelet.start(container)
+        await running(kubelet, container)
+        request = cri.ExecSyncRequest(container_id=container, cmd=["sh", "-c", "echo $WHO"], timeout=30)
+        answer = await kubelet.call(request, cri.ExecSyncResponse)
+        assert (answer.exit_code, answer.stdout) == (0, f"{name}\n".encode()), answer
+
+
 async def test_killed_in_between_every_container_runs_once_in_one_job(
     bed: Testbed, proxy: Proxy, kubelet: Kubelet, image: str, pod: PodOnNode, account: Mapping[str, str]
 ) -> None:

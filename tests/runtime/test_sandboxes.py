@@ -77,6 +77,17 @@ async def test_the_status_of_an_unknown_sandbox_is_not_found(client: Client) -> 
         await client.sandbox_status("f" * 64)
 
 
+async def test_what_is_held_for_a_sandbox_ends_with_it_even_if_a_container_cannot_be_stopped(
+    client: Client, node: Node
+) -> None:
+    sandbox_id = await client.sandbox()
+    await client.started(sandbox_id)
+    node.cluster.failures["stop_container"] = [Unavailable("slurmctld is silent")]
+    with pytest.raises(Unavailable):
+        await client.stop_sandbox(sandbox_id)
+    assert ("stop_sandbox", sandbox_id) in node.cluster.calls
+
+
 async def test_stopping_a_sandbox_ends_all_its_containers_at_once(client: Client, node: Node) -> None:
     sandbox_id, other_id = await client.sandbox(), await client.sandbox("other")
     running = [await client.started(sandbox_id, name) for name in ("a", "b")]
