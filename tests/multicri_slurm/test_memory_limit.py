@@ -55,4 +55,4 @@ async def test_a_container_over_its_limit_ends_alone_although_its_pod_is_one_all
         await slurm.stop_sandbox(stays.pod.sandbox_id)
         for spec in (eats, stays):
             await slurm.remove_container(spec.id)
-        assert not bench.store.rows
+        assert not [key for key in bench.store.rows if not key.startswith("image/")]
