@@ -207,6 +207,38 @@ async def test_a_job_runs_in_a_private_image_with_the_credentials_of_its_namespa
     assert (await kubelet.wait_until_exited(container)).exit_code == 0
 
 
+@pytest.mark.parametrize("user", ["alice", "bob"])
+async def test_a_job_runs_in_a_private_image_that_goes_from_the_cluster_when_the_kubelet_removes_it(
+    bed: Testbed, private: Door, kubelet: Kubelet, user: str
+) -> None:
+    pod = await kubelet.run_pod_sandbox("private", handler="multicri")
+    request = cri.PullImageRequest(
+        image=cri.ImageSpec(image=f"multicri/docker-repository.{private.name}/test/busybox:1.0"),
+        auth=cri.AuthConfig(username=USER, password=PASSWORD),
+        sandbox_config=pod.config,
+    )
+    image_id = (await kubelet.call(request, cri.PullImageResponse)).image_ref
+    container = await kubelet.create_container(pod, image_id, command=["true"], env=account_of(bed, user))
+    await kubelet.start(container)
+    assert (await kubelet.wait_until_exited(container)).exit_code == 0
+    images = bed.cluster.user(user).home / "multi-cri/images"
+    digits = image_id.removeprefix("sha256:")
+    assert list(images.glob(f"{digits}*"))
+    await remove(kubelet, image_id)
+    assert list(images.glob(f"{digits}*")), "a container stands on it"
+    other = await kubelet.create_container(
+        pod,
+        await kubelet.pull(f"multicri/docker-repository.{bed.registry.busybox}"),
+        name="other",  # whose credentials lead to the account when the first one is gone
+        env=account_of(bed, user),
+    )
+    await kubelet.remove(container)
+    async with asyncio.timeout(60):
+        while list(images.glob(f"{digits}*")):
+            await asyncio.sleep(0.1)
+    await kubelet.remove(other)
+
+
 async def test_an_admin_lists_pulls_and_removes_images(
     bed: Testbed, proxy: Proxy, kubelet: Kubelet, tool: str, account: Mapping[str, str]
 ) -> None:
