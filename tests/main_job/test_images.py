@@ -189,7 +189,7 @@ async def test_a_pull_with_a_pods_credentials_and_one_with_wrong_ones(
 async def test_a_job_runs_in_a_private_image_with_the_credentials_of_its_namespace_and_of_no_other(
     bed: Testbed, private: Door, kubelet: Kubelet
 ) -> None:
-    image = cri.ImageSpec(image=f"multicri/docker-repository.{private.name}/test/tool:1.0")
+    image = cri.ImageSpec(image=f"multicri/docker-repository.{private.name}/test/busybox:1.0")
     pod = await kubelet.run_pod_sandbox("mine", handler="multicri")
     account = account_of(bed, "alice")
 
