@@ -8,7 +8,7 @@ import signal
 import socket
 import stat
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -201,11 +201,11 @@ def _extra(name: str) -> Any:  # a module that may not be there
 
 def _access(settings: Settings) -> Access:
     """The socket's owner and mode, as set or as the default runtime has them."""
-    try:
-        found = Path(settings.remote_runtime_endpoints.get(DEFAULT, "")).stat()
-        like = Access(mode=stat.S_IMODE(found.st_mode), uid=found.st_uid, gid=found.st_gid)
-    except OSError:
-        like = Access()
+    like = Access()
+    if DEFAULT in settings.remote_runtime_endpoints:
+        with suppress(OSError):
+            found = Path(settings.remote_runtime_endpoints[DEFAULT]).stat()
+            like = Access(mode=stat.S_IMODE(found.st_mode), uid=found.st_uid, gid=found.st_gid)
     if settings.socket_owner:
         user, group = settings.socket_owner.split(":")
         try:

@@ -15,6 +15,7 @@ from typing import Literal, Self
 from weakref import WeakValueDictionary
 
 from multicri_proxy.api.adapter import Adapter, AdapterContext, ContainerSpec, OutputStream, Phase, Report, Usage
+from multicri_proxy.api.board import Board
 from multicri_proxy.api.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -30,7 +31,6 @@ from multicri_proxy.api.tasks import Tasks
 from multicri_slurm import attach, ports, sshlib
 from multicri_slurm.accounts import Login
 from multicri_slurm.allocations import Allocations
-from multicri_slurm.board import Board
 from multicri_slurm.carrying import Carrier
 from multicri_slurm.cluster import Cluster, Signal
 from multicri_slurm.exec import Execs

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from multicri_proxy.api.adapter import Phase
+from multicri_proxy.api.board import Board
 from multicri_proxy.api.errors import FailedPrecondition, Unavailable
 from multicri_proxy.api.ids import ContainerId, JobId, PodSandboxId
 from multicri_slurm.answers import first_node
-from multicri_slurm.board import Board
 from multicri_slurm.cluster import Cluster
 from multicri_slurm.records import Record, Records, Stage
 from multicri_slurm.watching import Watching

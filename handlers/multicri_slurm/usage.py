@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from multicri_proxy.api.adapter import Phase, Usage
+from multicri_proxy.api.board import Board
 from multicri_proxy.api.errors import MulticriError
 from multicri_proxy.api.ids import ContainerId
 from multicri_proxy.api.log import Log
 from multicri_proxy.api.tasks import Tasks
 from multicri_slurm.accounts import Account
 from multicri_slurm.answers import StepUsage
-from multicri_slurm.board import Board
 from multicri_slurm.cluster import Cluster
 from multicri_slurm.records import Record, Records, Stage
 

@@ -5,12 +5,12 @@ import time
 from dataclasses import replace
 
 from multicri_proxy.api.adapter import Phase, Report
+from multicri_proxy.api.board import Board
 from multicri_proxy.api.ids import ContainerId, JobId
 from multicri_proxy.api.log import Log
 from multicri_proxy.api.tasks import Tasks
 from multicri_slurm.accounts import Account
 from multicri_slurm.answers import JobLine
-from multicri_slurm.board import Board
 from multicri_slurm.carrying import Carrier
 from multicri_slurm.cluster import Cluster
 from multicri_slurm.ending import Remains, gather, has_ended, started_at_ns, step_of

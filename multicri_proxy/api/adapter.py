@@ -55,6 +55,22 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SecurityContext:
+    """Who a container is to be, and what of the node it wants or wants kept from it. None and empty: not set.
+
+    user, group: numbers inside of the container. user_name: to be found in the image, if there is no number.
+    demands: whatever else changes what it may do, each by CRI's name, as ``privileged`` or
+    ``capabilities: add NET_RAW``; defaults of the kubelet are left out.
+    """
+
+    user: int | None = None
+    user_name: str = ""
+    group: int | None = None
+    readonly_rootfs: bool = False
+    demands: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerSpec:
     """Everything that a container was asked to be. All of its text is the pod author's: not trusted.
 
@@ -79,6 +95,7 @@ class ContainerSpec:
     mounts: tuple[Mount, ...]
     devices: tuple[str, ...] = ()
     resources: Resources = Resources()
+    security: SecurityContext = SecurityContext()
     stdin: bool = False
     stdin_once: bool = False
     tty: bool = False

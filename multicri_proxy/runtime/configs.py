@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-from multicri_proxy.api.adapter import ContainerSpec, Mount, Pod, Resources
+from multicri_proxy.api.adapter import ContainerSpec, Mount, Pod, Resources, SecurityContext
 from multicri_proxy.api.errors import InvalidArgument
 from multicri_proxy.api.ids import ContainerId, PodSandboxId
 from multicri_proxy.api.image import Image
@@ -124,6 +124,7 @@ def container_spec(
         ),
         devices=tuple(device.host_path for device in config.devices),
         resources=resources_of(config.linux.resources),
+        security=security_of(config.linux.security_context),
         stdin=config.stdin,
         stdin_once=config.stdin_once,
         tty=config.tty,
@@ -142,6 +143,32 @@ def resources_of(linux: cri.LinuxContainerResources) -> Resources:
         if linux.cpu_shares > _LEAST_CPU_SHARES
         else None,
         memory_bytes=linux.memory_limit_in_bytes if linux.memory_limit_in_bytes > 0 else None,
+    )
+
+
+def security_of(linux: cri.LinuxContainerSecurityContext) -> SecurityContext:
+    """Of namespaces only another process's or the node's are a demand: what a pod shares is the adapter's affair."""
+    profiles = {"seccomp": linux.seccomp, "apparmor": linux.apparmor}
+    demands = [
+        *(["privileged"] if linux.privileged else []),
+        *(f"capabilities: add {name}" for name in linux.capabilities.add_capabilities),
+        *(f"capabilities: add ambient {name}" for name in linux.capabilities.add_ambient_capabilities),
+        *(["namespace_options: pid of the node"] if linux.namespace_options.pid == cri.NODE else []),
+        *(["namespace_options: pid of another container"] if linux.namespace_options.pid == cri.TARGET else []),
+        *(["selinux_options"] if linux.selinux_options.ByteSize() else []),
+        *(["supplemental_groups"] if linux.supplemental_groups else []),
+        *(
+            f"{name}: {cri.SecurityProfile.ProfileType.Name(profile.profile_type)}"
+            for name, profile in profiles.items()
+            if profile.profile_type == cri.SecurityProfile.Localhost
+        ),
+    ]
+    return SecurityContext(
+        user=linux.run_as_user.value if linux.HasField("run_as_user") else None,
+        user_name=linux.run_as_username,
+        group=linux.run_as_group.value if linux.HasField("run_as_group") else None,
+        readonly_rootfs=linux.readonly_rootfs,
+        demands=tuple(demands),
     )
 
 

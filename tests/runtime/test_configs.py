@@ -2,9 +2,9 @@
 
 import pytest
 
-from multicri_proxy.api.adapter import Resources
+from multicri_proxy.api.adapter import Resources, SecurityContext
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
-from multicri_proxy.runtime.configs import config_digest, resources_of
+from multicri_proxy.runtime.configs import config_digest, resources_of, security_of
 
 
 @pytest.mark.parametrize("millicores", [3, 100, 250, 333, 1000, 1500, 64_000])
@@ -37,3 +37,32 @@ def test_the_random_file_of_a_termination_message_makes_no_other_container_but_a
 
     assert digest("/pods/u/containers/c/0a1b2c3d", "/v") == digest("/pods/u/containers/c/4e5f6a7b", "/v")
     assert digest("/pods/u/containers/c/0a1b2c3d", "/v") != digest("/pods/u/containers/c/0a1b2c3d", "/w")
+
+
+def test_a_security_context_is_told_by_what_it_asks_for() -> None:
+    quiet = cri.LinuxContainerSecurityContext(
+        namespace_options=cri.NamespaceOption(pid=cri.CONTAINER),
+        seccomp=cri.SecurityProfile(profile_type=cri.SecurityProfile.RuntimeDefault),
+        masked_paths=["/proc/kcore"],
+    )
+    assert security_of(quiet) == SecurityContext()
+    loud = cri.LinuxContainerSecurityContext(
+        privileged=True,
+        readonly_rootfs=True,
+        run_as_user=cri.Int64Value(value=0),
+        run_as_group=cri.Int64Value(value=7),
+        capabilities=cri.Capability(add_capabilities=["NET_ADMIN"]),
+        namespace_options=cri.NamespaceOption(pid=cri.NODE),
+        supplemental_groups=[1],
+    )
+    assert security_of(loud) == SecurityContext(
+        user=0,
+        group=7,
+        readonly_rootfs=True,
+        demands=(
+            "privileged",
+            "capabilities: add NET_ADMIN",
+            "namespace_options: pid of the node",
+            "supplemental_groups",
+        ),
+    )

@@ -10,6 +10,7 @@ from testbed.programs import CLEAN_ENV, TestbedError, run
 
 PACKAGES = (
     "busybox-static",
+    "charliecloud",
     "containerd",
     "containernetworking-plugins",
     "debian-archive-keyring",

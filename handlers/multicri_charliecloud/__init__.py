@@ -1,0 +1,1 @@
+"""Containers on the node itself, by ch-run."""

@@ -1,0 +1,299 @@
+"""Containers on the node itself, by ch-run, each under a supervisor of its own that outlives us: the Adapter.
+
+What must not be lost is in files that the supervisor writes; we only look at them. A container is started by whoever
+makes its claim, and there is one claim.
+"""
+
+import asyncio
+import re
+import shutil
+import signal
+from collections.abc import AsyncIterator, Awaitable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import asdict
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from multicri_charliecloud.directories import ContainerDirectory, Directories
+from multicri_charliecloud.entering import run_inside
+from multicri_charliecloud.forwarding import connected
+from multicri_charliecloud.images import Images
+from multicri_charliecloud.job import check, refusals
+from multicri_charliecloud.output import read_output
+from multicri_charliecloud.preparing import prepare
+from multicri_charliecloud.processes import Process, own_program
+from multicri_charliecloud.programs import as_identity, environment, run
+from multicri_charliecloud.settings import identity_of, read_settings
+from multicri_proxy.api.adapter import Adapter, AdapterContext, ContainerSpec, OutputStream, Phase, Report, Usage
+from multicri_proxy.api.board import Board
+from multicri_proxy.api.errors import FailedPrecondition, NotFound, Unavailable
+from multicri_proxy.api.ids import ContainerId, PodSandboxId
+from multicri_proxy.api.log import Log
+from multicri_proxy.api.streams import Connection, Streams
+from multicri_proxy.api.tasks import Tasks
+
+START_TIMEOUT_S = 60.0
+KILL_WAIT_S = 30.0
+HELP_TIMEOUT_S = 10.0
+KILLED_EXIT_CODE = 137
+
+_OPTION = re.compile(rb"--[a-z0-9-]+")
+_log = Log("charliecloud")
+
+
+class CharliecloudAdapter:
+    """Runs each container as processes of the node."""
+
+    def __init__(self, context: AdapterContext) -> None:
+        self._settings = read_settings(context.settings)
+        self._identity = identity_of(self._settings)
+        self._store = context.store
+        self._directories = Directories(self._settings.directory)
+        self._tasks = Tasks()
+        self._images = Images(
+            self._directories.images,
+            settings=self._settings,
+            identity=self._identity,
+            pool=context.images,
+            builders=context.image_builders,
+            tasks=self._tasks,
+        )
+        self._board = Board()
+        self._known: set[ContainerId] = set()
+        self._starts: dict[ContainerId, asyncio.Future[None]] = {}
+        self._keepers: dict[ContainerId, asyncio.Task[None]] = {}
+        self._options: frozenset[str] | None = None
+
+    @property
+    def name(self) -> str:
+        return "charliecloud"
+
+    async def __aenter__(self) -> Self:
+        self._known = {ContainerId(key) for key, _ in await self._store.items()}
+        await asyncio.to_thread(self._directories.make, self._identity)
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._tasks.__aexit__(kind, error, traceback)
+
+    async def adopt(self, known: Collection[ContainerId]) -> None:
+        for container_id in tuple(self._known):
+            directory = self._directories.of(container_id)
+            if container_id not in known:
+                self._sweep(container_id)
+            elif await asyncio.to_thread(directory.is_claimed):
+                self._keep(container_id)
+
+    async def create_container(self, spec: ContainerSpec) -> None:
+        check(spec, self._settings)
+        for ignored in refusals(spec):
+            _log.warning("a demand is ignored, by policy", container_id=spec.id, demand=ignored)
+        ch_run, options = await self._ch_run()
+        directory = self._directories.of(spec.id)
+        await self._store.put(spec.id, b"")
+        self._known.add(spec.id)
+        try:
+            image = await self._images.ready(spec.image, spec.pod.namespace)
+            await asyncio.to_thread(directory.make, self._identity)
+            await self._images.copy(image, directory.image)
+            await asyncio.to_thread(prepare, spec, directory, ch_run, options, self._identity)
+        except asyncio.CancelledError:
+            self._sweep(spec.id)
+            raise
+        except BaseException:
+            await asyncio.shield(self._sweep(spec.id))
+            raise
+        _log.info("container staged", container_id=spec.id, directory=directory.path)
+
+    async def start_container(self, container_id: ContainerId) -> None:
+        self._must_know(container_id)
+        start = self._starts.get(container_id)
+        if start is None:
+            start = self._tasks.outcome(f"start {container_id}", partial(self._start, container_id))
+            self._starts[container_id] = start
+            start.add_done_callback(lambda _: self._starts.pop(container_id, None))
+        await asyncio.shield(start)
+
+    async def stop_container(self, container_id: ContainerId, grace_period_s: int) -> Report:
+        self._must_know(container_id)
+        directory, ended = self._directories.of(container_id), self._board.ended(container_id)
+        await self._settled(container_id, directory)
+        if grace_period_s > 0 and not ended.is_set():
+            await self._signal(directory, signal.SIGTERM)
+            await _within(ended.wait(), grace_period_s)
+        if not ended.is_set():
+            await self._signal(directory, signal.SIGKILL)
+            await _within(ended.wait(), KILL_WAIT_S)
+        report = self._board.latest(container_id)
+        if report is None or report.phase is not Phase.EXITED:
+            raise Unavailable(f"container {container_id} was killed {KILL_WAIT_S:g} s ago, and has not ended")
+        return report
+
+    async def remove_container(self, container_id: ContainerId) -> None:
+        if container_id not in self._known:
+            return
+        await self._tasks.finish(f"remove {container_id}", partial(self._remove, container_id))
+
+    async def stop_sandbox(self, sandbox_id: PodSandboxId) -> None:
+        """A pod has nothing but its containers."""
+
+    def watch(self) -> AsyncIterator[Report]:
+        return self._board.watch()
+
+    def output(self, container_id: ContainerId, stream: OutputStream, offset_bytes: int) -> AsyncIterator[bytes]:
+        path = self._directories.of(container_id).output(stream)
+        return read_output(path, offset_bytes, self._board.ended(container_id))
+
+    def usage(self, container_id: ContainerId) -> Usage | None:
+        return None
+
+    async def details(self, container_id: ContainerId) -> Mapping[str, str]:
+        if container_id not in self._known:
+            return {}
+        report = self._board.latest(container_id)
+        return {
+            "directory": str(self._directories.of(container_id).path),
+            "account": self._identity.name if self._identity else "",
+            "job_state": report.phase.name if report else "CREATED",
+        }
+
+    async def exec(self, container_id: ContainerId, command: Sequence[str], streams: Streams) -> int:
+        directory = self._directories.of(container_id)
+        started = await asyncio.to_thread(directory.started)
+        if started is None or self._board.ended(container_id).is_set():
+            raise FailedPrecondition(f"container {container_id} does not run")
+        job = await asyncio.to_thread(directory.job)
+        kept = {name: job[name] for name in ("identity", "working_dir", "variables")}
+        return await run_inside({**kept, **asdict(started), "command": list(command), "tty": streams.tty}, streams)
+
+    def connect(self, sandbox_id: PodSandboxId, port: int) -> AbstractAsyncContextManager[Connection]:
+        return connected(port)
+
+    # -- a container's life --------------------------------------------------------------------------------------
+
+    async def _start(self, container_id: ContainerId) -> None:
+        """Have a supervisor; one that is there already makes this end at once."""
+        directory = self._directories.of(container_id)
+        try:
+            await run((*own_program("supervisor"), str(directory.path)), environment(None), START_TIMEOUT_S)
+        except FailedPrecondition as error:
+            raise FailedPrecondition(f"container {container_id} cannot be started: {error}") from error
+        self._keep(container_id)
+        _log.info("container started", container_id=container_id)
+
+    def _keep(self, container_id: ContainerId) -> None:
+        if container_id not in self._keepers:
+            keeper = self._tasks.start(f"keep {container_id}", partial(self._see_to_its_end, container_id))
+            self._keepers[container_id] = keeper
+            keeper.add_done_callback(lambda _: self._keepers.pop(container_id, None))
+
+    async def _see_to_its_end(self, container_id: ContainerId) -> None:
+        directory = self._directories.of(container_id)
+        started = await asyncio.to_thread(directory.started)
+        if started is None and await asyncio.to_thread(directory.exit) is None:
+            # Claimed by a process before us: a launch waits until that is through, and starts nothing.
+            with suppress(FailedPrecondition):
+                await run((*own_program("supervisor"), str(directory.path)), environment(None), START_TIMEOUT_S)
+            started = await asyncio.to_thread(directory.started)
+        if started is not None:
+            running = Report(container_id=container_id, phase=Phase.RUNNING, started_at_ns=started.started_at_ns)
+            supervisor = Process.find(started.supervisor_pid, started.supervisor_start_time)
+            if supervisor is not None:
+                self._board.publish(running)
+                try:
+                    await supervisor.wait()
+                finally:
+                    supervisor.close()
+        self._board.publish(await self._last_report(container_id, directory))
+
+    async def _last_report(self, container_id: ContainerId, directory: ContainerDirectory) -> Report:
+        """Of one whose supervisor is gone."""
+        ended = await asyncio.to_thread(directory.exit)
+        if ended is not None:
+            return Report(
+                container_id=container_id,
+                phase=Phase.EXITED,
+                started_at_ns=ended.started_at_ns,
+                finished_at_ns=ended.finished_at_ns,
+                exit_code=ended.code,
+                reason="StartError" if ended.message else "",
+                message=ended.message,
+            )
+        await self._signal(directory, signal.SIGKILL)
+        started = await asyncio.to_thread(directory.started)
+        return Report(
+            container_id=container_id,
+            phase=Phase.EXITED,
+            started_at_ns=started.started_at_ns if started else None,
+            exit_code=KILLED_EXIT_CODE,
+            reason="SupervisorLost" if started else "NeverStarted",
+            message="its supervisor was killed, or the node was restarted" if started else "it was never started",
+        )
+
+    async def _settled(self, container_id: ContainerId, directory: ContainerDirectory) -> None:
+        """Once this returns, it runs and is kept, or never will."""
+        if (start := self._starts.get(container_id)) is not None:
+            await asyncio.wait({start})
+        if not self._board.ended(container_id).is_set():
+            await asyncio.to_thread(directory.claim)
+            self._keep(container_id)
+
+    async def _signal(self, directory: ContainerDirectory, number: signal.Signals) -> None:
+        """To the container's first process; the kernel lets all others follow it."""
+        started = await asyncio.to_thread(directory.started)
+        if started and (process := Process.find(started.pid, started.start_time)) is not None:
+            process.signal(number)
+            process.close()
+
+    async def _remove(self, container_id: ContainerId) -> None:
+        directory = self._directories.of(container_id)
+        if await asyncio.to_thread(directory.path.exists):
+            await self.stop_container(container_id, 0)
+            await self._images.remove(directory.image)
+            await asyncio.to_thread(directory.remove_files)
+        await self._store.delete(container_id)
+        self._known.discard(container_id)
+        self._board.forget(container_id)
+        _log.info("container removed", container_id=container_id)
+
+    def _sweep(self, container_id: ContainerId) -> "asyncio.Task[None]":
+        """What a creation or a removal has left, in the background."""
+
+        async def sweep() -> None:
+            try:
+                await self._remove(container_id)
+            except (FailedPrecondition, Unavailable, OSError) as error:
+                _log.warning(
+                    "a container's remains are left until the next start", container_id=container_id, error=error
+                )
+
+        return self._tasks.start(f"sweep {container_id}", sweep)
+
+    def _must_know(self, container_id: ContainerId) -> None:
+        if container_id not in self._known:
+            raise NotFound(f"container {container_id}")
+
+    async def _ch_run(self) -> tuple[str, frozenset[str]]:
+        """Where it is, and its long options. Raises FailedPrecondition if it is not there."""
+        path = shutil.which("ch-run")
+        if path is None:
+            raise FailedPrecondition("ch-run is not on this node: install the package charliecloud")
+        if self._options is None:
+            said = await run(as_identity((path, "--help"), self._identity), environment(self._identity), HELP_TIMEOUT_S)
+            self._options = frozenset(word.decode() for word in _OPTION.findall(said))
+        return path, self._options
+
+
+async def _within(waiting: Awaitable[object], timeout_s: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await waiting
+
+
+def adapter(context: AdapterContext) -> Adapter:
+    """The plug-in: an AdapterFactory."""
+    return CharliecloudAdapter(context)

@@ -1,0 +1,179 @@
+"""What a container was asked to be, in ch-run's words. Pure.
+
+Source: ch-run(1) of Charliecloud 0.31 to 0.38.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from multicri_charliecloud.settings import Settings
+from multicri_proxy.api.adapter import ContainerSpec, Mount
+from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument
+from multicri_proxy.api.image import ImageConfig
+
+DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+LONGEST_STRING_BYTES = 131_071
+"""Linux takes no longer argument or ``NAME=value``: MAX_ARG_STRLEN, less its closing NUL."""
+
+LARGEST_TOTAL_BYTES = 1024 * 1024
+LARGEST_ID = 2**32 - 2
+NEWLINES_SINCE = "--set-env0"
+"""The option of ch-run that parts variables by NUL bytes; from 0.34 on."""
+
+_NAME = re.compile(r"[!-<>-~]+", re.ASCII)  # what Kubernetes' relaxed check allows: printable ASCII without "="
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Inside of the container."""
+
+    user_id: int
+    group_id: int
+
+
+def refusals(spec: ContainerSpec) -> list[str]:
+    """What it asks for that ch-run on a node cannot give, by CRI's names."""
+    found = list(spec.security.demands)
+    found += [f"devices: {path}" for path in spec.devices]
+    return found
+
+
+def check(spec: ContainerSpec, settings: Settings) -> None:
+    """Raises InvalidArgument for what no version can, and by policy for what cannot be honoured."""
+    if settings.policy == "strict" and (refused := refusals(spec)):
+        raise InvalidArgument(
+            f"{'; '.join(refused)}: cannot be honoured by Charliecloud; leave it out, "
+            "or have an admin set charliecloud.policy to permissive"
+        )
+    if spec.working_dir and not spec.working_dir.startswith("/"):
+        raise InvalidArgument(f"working_dir {spec.working_dir!r}: must be an absolute path")
+    for mount in spec.mounts:
+        _check_mount(mount)
+    total = 0
+    for number, word in enumerate((*spec.command, *spec.args)):
+        total += _counted(f"command and args: word {number}", len(word.encode("utf-8", "surrogatepass")))
+    for name, value in spec.env:
+        if not _NAME.fullmatch(name):
+            raise InvalidArgument(f"env {name[:80]!r}: a name must consist of printable ASCII characters other than =")
+        total += _counted(f"env {name}", len(name) + 1 + len(value))
+    if total > LARGEST_TOTAL_BYTES:
+        raise InvalidArgument(f"command, args and env have {total} bytes together: at most {LARGEST_TOTAL_BYTES}")
+
+
+def _check_mount(mount: Mount) -> None:
+    path = mount.container_path
+    if not path.startswith("/") or ".." in path.split("/"):
+        raise InvalidArgument(f"mounts: container_path {path!r} must be an absolute path without '..'")
+    if ":" in path or "\n" in path:
+        raise InvalidArgument(f"mounts: container_path {path!r}: ch-run takes no path with a colon")
+    clean = path.rstrip("/") or "/"
+    if clean in {"/", "/dev", "/proc", "/sys"} or clean.startswith(("/proc/", "/sys/")):
+        raise InvalidArgument(f"mounts: container_path {path!r}: Charliecloud has the node's there")
+
+
+def _counted(what: str, length: int) -> int:
+    if length > LONGEST_STRING_BYTES:
+        raise InvalidArgument(f"{what} has {length} bytes, and Linux takes {LONGEST_STRING_BYTES}")
+    return length + 1
+
+
+def command_of(spec: ContainerSpec, config: ImageConfig) -> tuple[str, ...]:
+    """By Kubernetes' rules. Raises FailedPrecondition if neither the pod nor the image names one."""
+    command = (*spec.command, *spec.args)
+    if not spec.command:
+        command = (*config.entrypoint, *(spec.args or config.cmd))
+    if not command:
+        raise FailedPrecondition("the pod names no command, and the image has neither an entrypoint nor a command")
+    return command
+
+
+def environment_of(spec: ContainerSpec, config: ImageConfig, user: User) -> dict[str, bytes]:
+    """The image's variables, and over them the pod's."""
+    variables = {"PATH": DEFAULT_PATH, "HOME": b"/root" if user.user_id == 0 else b"/"}
+    for line in config.env:
+        name, equals, value = line.partition("=")
+        if equals and _NAME.fullmatch(name) and "\n" not in value and "\0" not in value:
+            variables[name] = value.encode("utf-8", "surrogateescape")
+    return variables | dict(spec.env)
+
+
+def environment_file(variables: Mapping[str, bytes], options: frozenset[str]) -> bytes:
+    """For ``--set-env`` or ``--set-env0``, with ``--env-no-expand``: one pair of quotes is taken off each value.
+
+    Raises InvalidArgument for a value with a newline that this version of ch-run cannot carry.
+    """
+    takes_newlines = NEWLINES_SINCE in options
+    for name, value in variables.items():
+        if b"\n" in value and not takes_newlines:
+            raise InvalidArgument(f"env {name}: the value holds a newline, which ch-run takes from version 0.34 on")
+    end = b"\0" if takes_newlines else b"\n"
+    return b"".join(name.encode() + b"='" + value + b"'" + end for name, value in variables.items())
+
+
+def user_of(spec: ContainerSpec, config: ImageConfig, passwd: bytes, group: bytes) -> User:
+    """The pod's, else the image's, else root. passwd, group: the image's files.
+
+    Raises FailedPrecondition if a name is not in them.
+    """
+    asked = spec.security
+    name, _, group_name = config.user.partition(":")
+    if asked.user is not None:
+        name, group_name = str(asked.user), ""
+    elif asked.user_name:
+        name, group_name = asked.user_name, ""
+    user_id, own_group = _account(name or "0", passwd)
+    if asked.group is not None:
+        return User(user_id, _id(asked.group))
+    return User(user_id, _group(group_name, group) if group_name else own_group)
+
+
+def _account(name: str, passwd: bytes) -> tuple[int, int]:
+    for fields in _lines(passwd):
+        if len(fields) > 3 and name in (fields[0], fields[2]) and fields[2].isdigit() and fields[3].isdigit():
+            return _id(int(fields[2])), _id(int(fields[3]))
+    if name.isdigit():
+        return _id(int(name)), 0
+    raise FailedPrecondition(f"user {name[:80]!r}: is not in the image's /etc/passwd")
+
+
+def _group(name: str, group: bytes) -> int:
+    for fields in _lines(group):
+        if len(fields) > 2 and name in (fields[0], fields[2]) and fields[2].isdigit():
+            return _id(int(fields[2]))
+    if name.isdigit():
+        return _id(int(name))
+    raise FailedPrecondition(f"group {name[:80]!r}: is not in the image's /etc/group")
+
+
+def _id(number: int) -> int:
+    if not 0 <= number <= LARGEST_ID:
+        raise InvalidArgument(f"user and group ids: {number} is none")
+    return number
+
+
+def _lines(text: bytes) -> list[list[str]]:
+    return [line.split(":") for line in text.decode("utf-8", "replace").splitlines()]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paths:
+    """Of the node, of one container; all absolute. binds: source and target of each ``--bind``, in order."""
+
+    ch_run: str
+    image: str
+    env_file: str
+    binds: tuple[tuple[str, str], ...]
+
+
+def words_of(
+    command: Sequence[str], working_dir: str, user: User, paths: Paths, options: frozenset[str], *, readonly: bool
+) -> list[str]:
+    """The command line of ch-run. It has nothing of the environment, which ch-run writes to syslog."""
+    set_env = "--set-env0" if NEWLINES_SINCE in options else "--set-env"
+    words = [paths.ch_run, "--unset-env=*", "--env-no-expand", f"{set_env}={paths.env_file}", "--no-passwd"]
+    words += ["--no-home"] if "--no-home" in options and "--home" not in options else []
+    words += [] if readonly else ["--write"]
+    words += [f"--uid={user.user_id}", f"--gid={user.group_id}"]
+    words += [f"--bind={source}:{target}" for source, target in paths.binds]
+    return [*words, f"--cd={working_dir}", paths.image, "--", *command]

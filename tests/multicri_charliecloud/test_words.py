@@ -1,0 +1,107 @@
+"""What is refused, and what ch-run is told: without running anything."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from multicri_charliecloud import inside
+from multicri_charliecloud.job import User, check, environment_file, user_of
+from multicri_charliecloud.settings import read_settings
+
+from multicri_proxy.api.adapter import ContainerSpec, Pod, SecurityContext
+from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument
+from multicri_proxy.api.ids import ContainerId, ImageId, PodSandboxId
+from multicri_proxy.api.image import Image, ImageConfig
+
+SPEC = ContainerSpec(
+    id=ContainerId("c" * 64),
+    pod=Pod(
+        sandbox_id=PodSandboxId("s" * 64),
+        name="pod",
+        namespace="default",
+        uid="u",
+        attempt=0,
+        labels={},
+        annotations={},
+    ),
+    name="main",
+    attempt=0,
+    image=Image(id=ImageId("sha256:0"), source="docker://x/y:1", names=()),
+    command=("true",),
+    args=(),
+    env=(),
+    working_dir="",
+    mounts=(),
+)
+PASSWD = b"root:x:0:0::/root:/bin/sh\nweb:x:33:34::/:/bin/false\n"
+GROUP = b"root:x:0:\nstaff:x:50:web\n"
+
+
+def test_what_cannot_be_honoured_is_refused_by_name_or_ignored_by_policy() -> None:
+    spec = replace(SPEC, security=SecurityContext(demands=("privileged",)), devices=("/dev/sda",))
+    with pytest.raises(InvalidArgument, match="privileged; devices: /dev/sda"):
+        check(spec, read_settings({}))
+    check(spec, read_settings({"policy": "permissive"}))
+
+
+def test_a_newline_is_carried_where_ch_run_can_and_refused_by_name_where_it_cannot() -> None:
+    variables = {"ONE": b"'a' $b", "TWO": b"x\ny"}
+    assert environment_file(variables, frozenset({"--set-env0"})) == b"ONE=''a' $b'\0TWO='x\ny'\0"
+    with pytest.raises(InvalidArgument, match="TWO"):
+        environment_file(variables, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("asked", "of_image", "user"),
+    [
+        (SecurityContext(), "", User(0, 0)),
+        (SecurityContext(), "web", User(33, 34)),
+        (SecurityContext(), "web:staff", User(33, 50)),
+        (SecurityContext(), "1000:7", User(1000, 7)),
+        (SecurityContext(user=33), "root", User(33, 34)),
+        (SecurityContext(user=5, group=6), "web", User(5, 6)),
+        (SecurityContext(user_name="web"), "", User(33, 34)),
+    ],
+)
+def test_a_container_is_who_the_pod_says_else_who_the_image_says(
+    asked: SecurityContext, of_image: str, user: User
+) -> None:
+    assert user_of(replace(SPEC, security=asked), ImageConfig(user=of_image), PASSWD, GROUP) == user
+
+
+def test_a_user_that_the_image_does_not_know_is_told() -> None:
+    with pytest.raises(FailedPrecondition, match="nobody-here"):
+        user_of(SPEC, ImageConfig(user="nobody-here"), PASSWD, GROUP)
+
+
+def test_no_link_leads_out_of_the_image(tmp_path: Path) -> None:
+    root, outside = tmp_path / "image", tmp_path / "outside"
+    root.mkdir()
+    outside.mkdir()
+    (root / "absolute").symlink_to("/away")
+    (root / "relative").symlink_to("../../outside")
+    (root / "loop").symlink_to("loop")
+    assert inside.make(str(root), "/absolute/here", directory=True) == "/away/here"
+    assert inside.make(str(root), "/relative/file", directory=False) == "/outside/file"
+    assert (root / "outside/file").is_file()
+    assert list(outside.iterdir()) == []
+    with pytest.raises(InvalidArgument, match="links"):
+        inside.resolve(str(root), "/loop")
+
+
+def test_settings_are_refused_by_name() -> None:
+    for section, message in (
+        ({"directory": "relative"}, "charliecloud.directory"),
+        ({"policy": "lax"}, "charliecloud.policy"),
+        ({"colour": 1}, "charliecloud.colour"),
+    ):
+        with pytest.raises(InvalidArgument, match=message):
+            read_settings(section)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user's daemon does not look at it")
+@pytest.mark.parametrize(("user", "message"), [("root", "must not be root"), ("nobody-at-all", "no account")])
+def test_root_must_name_somebody_else(user: str, message: str) -> None:
+    with pytest.raises(InvalidArgument, match=message):
+        read_settings({"user": user})
