@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from multicri_proxy.admin import Command, Connection
 from multicri_proxy.calls import Call, CallFailed, Runtime
-from multicri_proxy.dump.child import FormatterProcess, Recipe
 from multicri_proxy.dump.dumper import Dumper, Listener
-from multicri_proxy.dump.format import learnable
 from multicri_proxy.dump.rules import Rules
 from multicri_proxy.dump.sinks import StreamSink
-from multicri_proxy.dump.subject import Wanted
 
 if TYPE_CHECKING:
-    from multicri_proxy.dump.request import DumpRequest
+    from multicri_proxy.dump.child import FormatterProcess
 
 _LISTS = ("/runtime.v1.RuntimeService/ListPodSandbox", "/runtime.v1.RuntimeService/ListContainers")
 _LISTS_S = 2.0
@@ -29,18 +26,8 @@ def dump_command(dumper: Dumper, runtime: Runtime, redact_names: Callable[[], st
     """
 
     async def dump(fields: Mapping[str, Any], client: Connection) -> None:
-        request = await asyncio.to_thread(_parsed, fields)
-        wanted = Wanted(pods=tuple(request.pods), containers=tuple(request.containers))
-        recipe = Recipe(
-            rules=Rules.parse(request.rules),
-            redact_names=redact_names() if request.redact else None,
-            wanted=wanted,
-            format="json",
-            metadata=request.metadata,
-            decoded=False,
-        )
-        with closing(FormatterProcess(recipe)) as formatter:
-            if wanted:
+        with closing(await asyncio.to_thread(_formatter, fields, redact_names())) as formatter:
+            if formatter.wants_some:
                 await _learn_names(formatter, runtime)
             sink = StreamSink(client.descriptor(), owned=True)
             async with dumper.listening(Listener("an admin client", formatter, sink, may_leave=True)):
@@ -50,14 +37,28 @@ def dump_command(dumper: Dumper, runtime: Runtime, redact_names: Callable[[], st
     return dump
 
 
-def _parsed(fields: Mapping[str, Any]) -> "DumpRequest":
-    """In a thread: what checks it takes its time to import."""
+def _formatter(fields: Mapping[str, Any], redact_names: str) -> "FormatterProcess":
+    """In a thread: what this imports takes its time, and a daemon that nobody listens to does without it.
+
+    Raises InvalidArgument, naming the field that is wrong.
+    """
+    from multicri_proxy.dump.child import FormatterProcess, Recipe  # noqa: PLC0415
     from multicri_proxy.dump.request import parsed  # noqa: PLC0415
+    from multicri_proxy.dump.subject import Wanted  # noqa: PLC0415
 
-    return parsed(fields)
+    request = parsed(fields)
+    recipe = Recipe(
+        rules=Rules.parse(request.rules),
+        redact_names=redact_names if request.redact else None,
+        wanted=Wanted(pods=tuple(request.pods), containers=tuple(request.containers)),
+        format="json",
+        metadata=request.metadata,
+        decoded=False,
+    )
+    return FormatterProcess(recipe)
 
 
-async def _learn_names(formatter: FormatterProcess, runtime: Runtime) -> None:
+async def _learn_names(formatter: "FormatterProcess", runtime: Runtime) -> None:
     """As far as the runtime tells; the kubelet's own lists tell the rest."""
     for path in _LISTS:
         call = Call(path=path, request=b"", timeout_s=_LISTS_S)
@@ -66,4 +67,4 @@ async def _learn_names(formatter: FormatterProcess, runtime: Runtime) -> None:
                 reply = await runtime.call(call)
         except (CallFailed, TimeoutError):
             continue
-        await asyncio.to_thread(formatter.learn, learnable(call, reply.message))
+        await asyncio.to_thread(formatter.learn_from, call, reply.message)

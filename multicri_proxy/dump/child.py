@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from multicri_proxy.dump.format import Formatter
+from multicri_proxy.calls import Call
+from multicri_proxy.dump.format import Formatter, learnable
 from multicri_proxy.dump.record import Record
 from multicri_proxy.dump.redact import Redactor
 from multicri_proxy.dump.render import Format, render_of
@@ -82,6 +83,15 @@ class FormatterProcess:
 
     def learn(self, record: Record) -> None:
         self._ask("learn", record)
+
+    def learn_from(self, call: Call, answer: bytes) -> None:
+        """From what a runtime answers: the names of what runs."""
+        self.learn(learnable(call, answer))
+
+    @property
+    def wants_some(self) -> bool:
+        """Whether only what is about certain pods or containers is wanted."""
+        return bool(self._recipe.wanted)
 
     def close(self) -> None:
         with self._starting:
