@@ -193,3 +193,33 @@ async def test_an_image_that_is_not_there_is_told(kubelet: Kubelet, image: str) 
         await kubelet.pull(missing)
         await kubelet.create_container(pod, missing, command=["true"])
     assert raised.value.code() is not grpc.StatusCode.UNKNOWN
+
+
+async def test_a_read_only_root_and_a_user_are_given_and_a_privileged_container_is_refused(
+    kubelet: Kubelet, image: str
+) -> None:
+    image_id = await kubelet.pull(image)
+    pod = await kubelet.run_pod_sandbox("secure", handler="multicri")
+
+    def request(**security: object) -> cri.CreateContainerRequest:
+        context = cri.LinuxContainerSecurityContext(**security)  # type: ignore[arg-type]
+        config = cri.ContainerConfig(
+            metadata=cri.ContainerMetadata(name="main"),
+            image=cri.ImageSpec(image=image_id),
+            command=["sh", "-c", "id -u; id -g; touch /etc/new"],
+            log_path="main.log",
+            linux=cri.LinuxContainerConfig(security_context=context),
+        )
+        return cri.CreateContainerRequest(pod_sandbox_id=pod.sandbox_id, config=config, sandbox_config=pod.config)
+
+    with pytest.raises(grpc.aio.AioRpcError, match="privileged"):
+        await kubelet.call(request(privileged=True), cri.CreateContainerResponse)
+    pod.log_directory.mkdir(parents=True, exist_ok=True)
+    ids = {"run_as_user": cri.Int64Value(value=1234), "run_as_group": cri.Int64Value(value=56)}
+    created = await kubelet.call(request(readonly_rootfs=True, **ids), cri.CreateContainerResponse)
+    await kubelet.start(created.container_id)
+    assert (await kubelet.wait_until_exited(created.container_id)).exit_code == 1
+    log = (pod.log_directory / "main.log").read_text()
+    assert "stdout F 1234\n" in log
+    assert "stdout F 56\n" in log
+    assert "Read-only file system" in log
