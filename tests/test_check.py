@@ -186,3 +186,51 @@ def test_settings_that_are_wrong_and_a_profile_that_is_not_there_are_said_in_one
     status, _, printed = profiles.check()
     assert status == 2
     assert printed.startswith("multicri-proxy: slurm.clusters.hpc.prot: ")
+
+
+def over_rest(bed: Testbed, directory: Path) -> dict[str, object]:
+    token = directory / "token"
+    token.write_text(bed.cluster.token("alice", lifespan_s=36_000))
+    token.chmod(0o600)
+    alice = bed.cluster.user("alice")
+    return {
+        "rest_url": bed.cluster.rest_url,
+        "rest_unencrypted": True,
+        "shared_directory": str(alice.home),
+        "shared_directory_in_cluster": "/home/alice",
+        "user": "alice",
+        "token_file": str(token),
+        "uid": alice.uid,
+        "gid": alice.uid,
+    }
+
+
+def test_a_cluster_that_is_reached_by_rest_is_looked_at_and_nothing_is_left(
+    bed: Testbed, profiles: Profiles, tmp_path: Path
+) -> None:
+    before = sorted(bed.cluster.user("alice").home.rglob("*"))
+    profiles.hpc = over_rest(bed, tmp_path)
+    status, lines, printed = profiles.check()
+    assert status == 0, printed
+    for what, text in {
+        "slurmrestd": "good      slurmrestd           speaks v0.0.4",
+        "Slurm": "good      Slurm                slurm ",
+        "slurmctld": "good      slurmctld            up",
+        "token": "good      token                is taken, for 10 h more",
+        "shared directory": "can be written to",
+        "accounting": "doubtful  accounting",
+    }.items():
+        assert text in lines[what], printed
+    assert sorted(bed.cluster.user("alice").home.rglob("*")) == before
+
+
+def test_a_token_and_a_directory_that_are_somebody_elses_are_told_with_what_to_do(
+    bed: Testbed, profiles: Profiles, tmp_path: Path
+) -> None:
+    profiles.hpc = over_rest(bed, tmp_path) | {"uid": 2002, "gid": 2002}
+    (tmp_path / "token").write_text("a.b.c")
+    status, lines, printed = profiles.check()
+    assert status == 1
+    assert "slurmrestd refuses the token: have a new one written to slurm.clusters.hpc.token_file" in lines["token"]
+    assert "uid 2002 may not" in lines["shared directory"], printed
+    assert "have uid and gid of alice be those of the cluster" in printed

@@ -24,13 +24,17 @@ class Proof:
     """Files of an admin's that prove an account; they are read whenever a connection is opened.
 
     setting: where the configuration names them. Paths are absolute, or names of credentials that systemd hands over;
-    empty if there is none. Either key or password is set; a certificate goes with a key.
+    empty if there is none. Either key, password or token is set; a certificate goes with a key.
+    uid, gid: the user's in the cluster, with a token.
     """
 
     setting: str
     key: str = ""
     certificate: str = ""
     password: str = ""
+    token: str = ""
+    uid: int | None = None
+    gid: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

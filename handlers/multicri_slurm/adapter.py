@@ -32,7 +32,7 @@ from multicri_slurm import attach, ports, sshlib
 from multicri_slurm.accounts import Login
 from multicri_slurm.allocations import Allocations
 from multicri_slurm.carrying import Carrier
-from multicri_slurm.cluster import Cluster, Signal
+from multicri_slurm.cluster import Cluster
 from multicri_slurm.exec import Execs
 from multicri_slurm.image_places import ImagePlace, ImagePlaces
 from multicri_slurm.images import Images
@@ -43,12 +43,15 @@ from multicri_slurm.plan import Plan, plan
 from multicri_slurm.profiles import read_profiles
 from multicri_slurm.records import Record, Records, Stage, job_name_of
 from multicri_slurm.refresh import Refresher
+from multicri_slurm.rest_cluster import RestCluster
 from multicri_slurm.retries import until_it_works, within
 from multicri_slurm.running import RunningContainers
+from multicri_slurm.sites import Signal
 from multicri_slurm.ssh import Connections
 from multicri_slurm.staging import Stager
 from multicri_slurm.tail import Tails
 from multicri_slurm.usage import Usages
+from multicri_slurm.verbs import ClusterVerbs
 from multicri_slurm.volumes import Kind
 from multicri_slurm.watching import Watching
 
@@ -71,7 +74,7 @@ class SlurmAdapter:
         self._tasks = Tasks()
         self._keys = Keys()
         self._connections = Connections(self._profiles, self._keys)
-        self._clusters: dict[str, Cluster] = {}
+        self._clusters: dict[str, ClusterVerbs] = {}
         self._carrier = Carrier()
         self._image_places = ImagePlaces(context.store)
         self._images = Images(context.images, self._image_places, self._tasks, self._cluster_with)
@@ -140,6 +143,7 @@ class SlurmAdapter:
             return
         volumes = await self._carrier.look(spec, profile.settings)
         cluster = self._cluster(the_plan.login)
+        cluster.check_options(the_plan.options)
         site = await self._stager.site(the_plan, cluster)
         self._stager.check(the_plan, site)
         record = Record(
@@ -359,7 +363,7 @@ class SlurmAdapter:
         except FailedPrecondition as error:
             _log.error("a job cannot be watched any more", container_id=record.container_id, reason=error)
 
-    async def _signal(self, cluster: Cluster, signal: Signal, container_id: ContainerId) -> None:
+    async def _signal(self, cluster: ClusterVerbs, signal: Signal, container_id: ContainerId) -> None:
         record = self._known(container_id)
         if record.job_id is None:
             return
@@ -455,19 +459,27 @@ class SlurmAdapter:
             raise NotFound(f"container {container_id}")
         return record
 
-    def _cluster_with(self, place: ImagePlace) -> Cluster:
+    def _cluster_with(self, place: ImagePlace) -> ClusterVerbs:
         """By what a container there brought with it, else by its profile's own credentials."""
         for record in self._records.all():
             if record.account == place.account and record.profile == place.profile:
                 return self._cluster_of(record)
         return self._cluster(self._profiles.named(place.profile).login_as(place.account))
 
-    def _cluster_of(self, record: Record) -> Cluster:
+    def _cluster_of(self, record: Record) -> ClusterVerbs:
         return self._cluster(self._records.login(record, self._profiles))
 
-    def _cluster(self, login: Login) -> Cluster:
+    def _cluster(self, login: Login) -> ClusterVerbs:
+        """What its profile says leads there. Raises FailedPrecondition if that is gone."""
+        if (known := self._clusters.get(login.digest())) is not None:
+            return known
         settings = self._profiles.named(login.profile).settings
-        return self._clusters.setdefault(login.digest(), Cluster(login, self._connections.to(login), settings))
+        way: ClusterVerbs = (
+            Cluster(login, self._connections.to(login), settings)
+            if settings.rest_url is None
+            else RestCluster(login, settings)
+        )
+        return self._clusters.setdefault(login.digest(), way)
 
 
 def adapter(context: AdapterContext) -> Adapter:

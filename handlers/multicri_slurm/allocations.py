@@ -13,10 +13,10 @@ from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument
 from multicri_proxy.api.ids import ContainerId, PodSandboxId
 from multicri_proxy.api.log import Log
 from multicri_slurm.allocation_script import PLACES, AllocationScript
-from multicri_slurm.cluster import Cluster
 from multicri_slurm.plan import Plan
 from multicri_slurm.records import Record, Records, Stage, job_name_of
 from multicri_slurm.script import JobScript, comment_of, render
+from multicri_slurm.verbs import ClusterVerbs
 
 _log = Log("slurm")
 
@@ -50,7 +50,7 @@ class Allocations:
         ]
 
     async def join(
-        self, member: Record, the_plan: Plan, cluster: Cluster, ending: Collection[ContainerId]
+        self, member: Record, the_plan: Plan, cluster: ClusterVerbs, ending: Collection[ContainerId]
     ) -> ContainerId:
         """The allocation for a container of the pod: the one that there is, else a new one, staged.
 
@@ -70,7 +70,7 @@ class Allocations:
             return known.container_id
         return await self._found(member, the_plan, cluster)
 
-    async def _found(self, member: Record, the_plan: Plan, cluster: Cluster) -> ContainerId:
+    async def _found(self, member: Record, the_plan: Plan, cluster: ClusterVerbs) -> ContainerId:
         pod = the_plan.spec.pod
         key = ContainerId(secrets.token_hex(32))
         directory = f"{posixpath.dirname(member.directory)}/{key}"

@@ -22,7 +22,6 @@ from functools import partial
 from multicri_proxy.api.adapter import ContainerSpec
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument, MulticriError, ResourceExhausted, Unavailable
 from multicri_proxy.api.log import Log
-from multicri_slurm.cluster import Cluster, Site
 from multicri_slurm.mount_points import prepared
 from multicri_slurm.node_files import File, Limits, Reader, Tree, look, version_of, write_message
 from multicri_slurm.node_threads import NodeThreads
@@ -38,6 +37,8 @@ from multicri_slurm.remote_trees import (
 )
 from multicri_slurm.runtimes import Bind, Runtime
 from multicri_slurm.settings import Settings
+from multicri_slurm.sites import Site
+from multicri_slurm.verbs import ClusterVerbs
 from multicri_slurm.volumes import Kind, Volume, decide, pod_directory
 
 SMALL_BYTES = 128 * 1024
@@ -70,7 +71,7 @@ class Place:
     """Where in the cluster a container's volumes go. directory: the container's. image: absolute path."""
 
     spec: ContainerSpec
-    cluster: Cluster
+    cluster: ClusterVerbs
     site: Site
     directory: str
     runtime: Runtime
@@ -175,7 +176,7 @@ class Carrier:
         """Those for which the kubelet has published something anew."""
         return await self._node.do(lambda: [record for record in records if any(map(_is_outdated, record.published))])
 
-    async def refresh(self, record: Record, cluster: Cluster) -> tuple[Published, ...]:
+    async def refresh(self, record: Record, cluster: ClusterVerbs) -> tuple[Published, ...]:
         """Bring what the kubelet has published anew; returns what the cluster has then."""
         fresh = []
         for published in record.published:
@@ -185,7 +186,7 @@ class Carrier:
             fresh.append(published if tree is None else replace(published, version=tree.version))
         return tuple(fresh)
 
-    async def bring_message(self, record: Record, cluster: Cluster) -> None:
+    async def bring_message(self, record: Record, cluster: ClusterVerbs) -> None:
         """Put the container's termination message where the kubelet reads it."""
         if not record.message_path:
             return
@@ -233,14 +234,14 @@ class Carrier:
                 await lead_to(cluster, source, content)
         return Bind(source=source, destination=volume.container_path, readonly=volume.readonly)
 
-    async def _make_results(self, cluster: Cluster, path: str, mounted: str, volume: Volume) -> None:
-        async with cluster.files() as sftp:
-            if not await sftp.isdir(mounted):
+    async def _make_results(self, cluster: ClusterVerbs, path: str, mounted: str, volume: Volume) -> None:
+        async with cluster.files() as files:
+            if not await files.is_directory(mounted):
                 raise FailedPrecondition(
                     f"volume {volume.name!r}: the cluster has no directory {mounted}: mount there what the volume "
                     "holds, or name the directory with the annotation slurm.multicri.io/volume-name.<volume>"
                 )
-            await sftp.makedirs(path, exist_ok=True)
+            await files.make_directories(path)
 
     async def _for_charliecloud(
         self, volume: Volume, bind: Bind, made: Mapping[str, Bind], place: Place, *, is_file: bool
@@ -248,8 +249,8 @@ class Carrier:
         """The bind with its mount point made; None for a termination message that cannot be had."""
         own_tmp = not place.mpi and "--write-fake" in place.runtime.options
         try:
-            async with place.cluster.files() as sftp:
-                return await prepared(sftp, bind, made, place.image, own_tmp=own_tmp, directory=not is_file)
+            async with place.cluster.files() as files:
+                return await prepared(files, bind, made, place.image, own_tmp=own_tmp, directory=not is_file)
         except FailedPrecondition as error:
             if volume.kind is not Kind.MESSAGE:
                 raise

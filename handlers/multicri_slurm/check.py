@@ -9,6 +9,7 @@ from multicri_proxy.api.errors import InvalidArgument, MulticriError
 from multicri_slurm import sshlib
 from multicri_slurm.accounts import Login
 from multicri_slurm.answers import facts
+from multicri_slurm.check_rest import RestTrial
 from multicri_slurm.keys import Keys
 from multicri_slurm.plan import programs_of, wanted_builders
 from multicri_slurm.prerun import prerun_of, with_prerun
@@ -39,7 +40,12 @@ async def check(request: CheckRequest) -> AsyncIterator[Finding]:
             if not logins and len(chosen) == 1:
                 yield _nobody(profile, request.namespace)
             for login in logins:
-                async for finding in _Trial(profile, login, connections.to(login), request).run():
+                trial = (
+                    _Trial(profile, login, connections.to(login), request)
+                    if profile.settings.rest_url is None
+                    else RestTrial(profile, login)
+                )
+                async for finding in trial.run():
                     yield finding
     finally:
         await connections.close()

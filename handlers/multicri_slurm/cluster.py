@@ -1,4 +1,4 @@
-"""What can be asked of a cluster, as one of its users: each verb is one remote script or one file.
+"""What can be asked of a cluster over SSH, as one of its users: each verb is one remote script or one file.
 
 Answers are read by answers.py; here is only who is asked what, with which limits, and what silence means.
 """
@@ -7,13 +7,12 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from multicri_proxy.api.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from multicri_proxy.api.ids import JobId
-from multicri_proxy.api.log import Log
-from multicri_slurm import image_scripts, remote_scripts
+from multicri_slurm import remote_scripts
 from multicri_slurm.accounts import Login
 from multicri_slurm.answers import (
     MARK,
@@ -29,59 +28,22 @@ from multicri_slurm.answers import (
     squeue_jobs,
     sstat_usage,
 )
+from multicri_slurm.files import Files
+from multicri_slurm.image_verbs import LOCK_WAIT_S, ImageVerbs, check_locking
 from multicri_slurm.mpi import types_named
 from multicri_slurm.prerun import with_prerun
 from multicri_slurm.settings import Settings
+from multicri_slurm.sftp_files import SftpFiles
+from multicri_slurm.sites import History, Signal, Site
 from multicri_slurm.ssh import Connection, Dialogue
 from multicri_slurm.sshlib import asyncssh
 from multicri_slurm.states import is_over
 
 SLURM_PROGRAMS = ("sbatch", "squeue", "scancel", "scontrol", "flock")
-LOCK_WAIT_S = 20
 LINES_AT_A_TIME = 500
 MOST_JOBS_TO_SACCT, MOST_JOBS_TO_SCONTROL = 500, 50
 MOST_SITES = 20
-Signal = Literal["TERM", "USR1", "CANCEL"]
-_log = Log("slurm")
 _HOME = re.compile(r"/[A-Za-z0-9._/@+-]*", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
-    """What a login host has.
-
-    programs: those that were looked for. ch_run_options: its long options. prerun: the text after which it was so.
-    mpi_types: for ``srun --mpi``.
-    """
-
-    home: str
-    programs: frozenset[str]
-    ch_run_options: frozenset[str]
-    prerun: bytes | None = None
-    mpi_types: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class History:
-    """What is known of jobs that squeue does not list.
-
-    jobs: those that sacct or scontrol knows. unknown: those that nobody knows, positively.
-    unended: those that slurmctld has forgotten, positively, and the accounting has not heard the end of.
-    """
-
-    jobs: Mapping[JobId, JobLine]
-    unknown: frozenset[JobId]
-    unended: frozenset[JobId]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildAnswer:
-    """What became of a build. log: the end of what it wrote, if it failed. evicted: ``NAME KiB`` of those removed."""
-
-    failed: bool
-    size_bytes: int
-    log: str
-    evicted: tuple[str, ...]
 
 
 class Sizes:
@@ -101,7 +63,7 @@ class Sizes:
         return {path: int(size) for size, _, path in sized if size.isdecimal()}
 
 
-class Cluster:
+class Cluster(ImageVerbs):
     """A login's view of its cluster."""
 
     def __init__(self, login: Login, connection: Connection, settings: Settings) -> None:
@@ -131,6 +93,9 @@ class Cluster:
             self._sites[prerun] = site
             return site
 
+    def check_options(self, options: Sequence[str]) -> None:
+        """sbatch has words for all of them."""
+
     def _checked_site(self, found: Mapping[str, tuple[str, ...]]) -> Site:
         home = found.get("home", ("",))[0].rstrip("/")
         if not _HOME.fullmatch(home):
@@ -150,7 +115,7 @@ class Cluster:
 
         Raises FailedPrecondition if the first, a container's, is where a submit could not be locked.
         """
-        self._check_locking(await self._script(remote_scripts.MAKE_DIRECTORIES, *paths), paths[0])
+        check_locking(await self._script(remote_scripts.MAKE_DIRECTORIES, *paths), paths[0], self.login)
 
     async def remove_directories(self, *paths: str, if_empty: Sequence[str] = ()) -> None:
         """Delete directories with all that is in them, and then others if nothing is in them."""
@@ -159,12 +124,12 @@ class Cluster:
             raise Unavailable(f"{self.login.account}: {paths[0]} could not be removed yet")
 
     @asynccontextmanager
-    async def files(self) -> AsyncIterator["asyncssh.SFTPClient"]:
+    async def files(self) -> AsyncIterator[Files]:
         """SFTP, within a command's time limit; its own errors come as ours."""
         account = self.login.account
         async with self._connection.files() as sftp:
             try:
-                yield sftp
+                yield SftpFiles(sftp)
             except asyncssh.SFTPPermissionDenied as error:
                 raise FailedPrecondition(f"{account}: the cluster forbids to write there: {error.reason}") from error
             except (asyncssh.SFTPFailure, asyncssh.SFTPNoSpaceOnFilesystem, asyncssh.SFTPQuotaExceeded) as error:
@@ -177,64 +142,6 @@ class Cluster:
                 raise
             except asyncssh.SFTPError as error:
                 raise Unavailable(f"{account}: files cannot be written in the cluster: {error.reason}") from error
-
-    async def use_image(self, directory: str, file_name: str, holder: str) -> int | None:
-        """Note that a container uses an image, which keeps it there; its size in bytes, or None if it is not there.
-
-        file_name: the digits of its id, with its builder's suffix. holder: the container's directory.
-        """
-        name, dot, suffix = file_name.partition(".")
-        check, wait_s = ("yes", self.settings.build_timeout_s) if self.settings.image_checksum else ("no", LOCK_WAIT_S)
-        found = await self._script(
-            image_scripts.USE,
-            *(directory, name, f"{dot}{suffix}", holder, check, str(int(wait_s))),
-            timeout_s=wait_s + self.settings.command_timeout_s,
-            long=self.settings.image_checksum,
-        )
-        self._check_locking(found, directory)
-        match found.get("done", ("",))[0]:
-            case "there":
-                return _kib(found.get("size", ("",))[0])
-            case "broken":
-                _log.warning("an image was not what was built, and is built again", directory=directory, image=name)
-                return None
-            case "missing":
-                return None
-            case _:
-                raise Unavailable(f"{self.login.account}: {directory}/{file_name} is being built or removed")
-
-    async def build_image(
-        self, directory: str, file_name: str, script: str, commands: Sequence[str], prerun: bytes | None
-    ) -> BuildAnswer:
-        """Have an image built, unless it is there. Waits for another build of the same image.
-
-        script: of image_scripts.build_script.
-        """
-        settings = self.settings
-        name, dot, suffix = file_name.partition(".")
-        found = await self._script(
-            script,
-            *(directory, name, f"{dot}{suffix}", str(int(settings.build_timeout_s))),
-            *(str(settings.image_directory_bytes // 1024), settings.build_in, "\n".join(settings.default_options())),
-            *commands,
-            timeout_s=2 * settings.build_timeout_s,
-            long=True,
-            prerun=prerun,
-        )
-        self._check_locking(found, directory)
-        if found.get("error") == ("busy",):
-            raise Unavailable(f"{self.login.account}: another build of {directory}/{file_name} does not end")
-        return BuildAnswer(
-            failed="error" in found,
-            size_bytes=_kib(found.get("size", ("",))[0]),
-            log="\n".join(found.get("log", ())),
-            evicted=found.get("evicted", ()),
-        )
-
-    async def forget_image(self, directory: str, name: str) -> bool:
-        """Remove an image, of whatever builder, with all that is known of it; False if it is still needed."""
-        found = await self._script(image_scripts.FORGET, directory, name)
-        return found.get("done") == ("forgotten",)
 
     async def write_files(self, directory: str, files: Mapping[str, tuple[bytes, int]]) -> None:
         """Write files, each with its mode, readable by nobody else at any time."""
@@ -390,7 +297,7 @@ class Cluster:
         FailedPrecondition if the allocation begins no steps any more.
         """
         found = await self._script(remote_scripts.STEP, mode, allocation_directory, directory, str(LOCK_WAIT_S))
-        self._check_locking(found, directory)
+        check_locking(found, directory, self.login)
         match found.get("error", ("",))[0]:
             case "":
                 return found["done"] == ("requested",)
@@ -413,13 +320,6 @@ class Cluster:
             raise NotFound(f"{self.login.account}: {directory} is gone")
         if says_nothing_of_slurm(words := " ".join(found.get("scancel", ()))):
             raise Unavailable(f"{self.login.account}: Slurm does not answer: {words}")
-
-    def _check_locking(self, found: Mapping[str, tuple[str, ...]], directory: str) -> None:
-        if found.get("error") == ("unlockable",):
-            raise FailedPrecondition(
-                f"{self.login.account}: flock does not work in {directory} ({' '.join(found.get('stderr', ()))}): "
-                "set slurm.mount_path to a file system with locks, or mount this one with them (Lustre: -o flock)"
-            )
 
     def process(
         self, script: str, *, terminal: bool
@@ -458,8 +358,3 @@ class Cluster:
                 f"{self.login.account}: a command ended with {result.exit_code} and no answer: {words_of_shell}"
             )
         return found
-
-
-def _kib(text: str) -> int:
-    """In bytes."""
-    return int(text) * 1024 if text.isdecimal() else 0

@@ -7,11 +7,11 @@ from multicri_proxy.api.adapter import Phase, Report
 from multicri_proxy.api.ids import JobId
 from multicri_slurm.allocation_script import CANCELLED
 from multicri_slurm.answers import JobLine
-from multicri_slurm.cluster import Cluster
 from multicri_slurm.exits import Ending, read_exit_file, read_started_file, report_of
 from multicri_slurm.records import Record
 from multicri_slurm.script import EXITED
 from multicri_slurm.states import JobState, state_named
+from multicri_slurm.verbs import ClusterVerbs
 
 LAST_WORDS_BYTES = 8192
 SMALL_FILE_BYTES = 4096
@@ -34,7 +34,7 @@ class Remains:
     claimed_by: JobId | None
 
 
-async def gather(cluster: Cluster, record: Record, line: JobLine | None) -> Remains:
+async def gather(cluster: ClusterVerbs, record: Record, line: JobLine | None) -> Remains:
     """Read how a job ended. line: Slurm's last word; None if it has forgotten the job.
 
     Raises Unavailable if the files cannot be read now.
@@ -76,22 +76,22 @@ async def gather(cluster: Cluster, record: Record, line: JobLine | None) -> Rema
     )
 
 
-async def started_at_ns(cluster: Cluster, directory: str) -> int | None:
+async def started_at_ns(cluster: ClusterVerbs, directory: str) -> int | None:
     """When the container was started; None while it was not."""
     return read_started_file(await _text(cluster, f"{directory}/started"))[1]
 
 
-async def step_of(cluster: Cluster, directory: str) -> str:
+async def step_of(cluster: ClusterVerbs, directory: str) -> str:
     """The number of the step that runs the container of this directory; empty if there is none yet."""
     words = (await _text(cluster, f"{directory}/step")).strip()
     return words if words.isdecimal() else ""
 
 
-async def has_ended(cluster: Cluster, directory: str) -> bool:
+async def has_ended(cluster: ClusterVerbs, directory: str) -> bool:
     """Whether the step that ran the container of this directory is gone."""
     await cluster.refresh(directory)
     return await cluster.size_of(f"{directory}/ended") is not None
 
 
-async def _text(cluster: Cluster, path: str) -> str:
+async def _text(cluster: ClusterVerbs, path: str) -> str:
     return (await cluster.read_piece(path, 0, SMALL_FILE_BYTES) or b"").decode("utf-8", "replace")

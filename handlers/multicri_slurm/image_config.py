@@ -11,8 +11,8 @@ import struct
 from collections.abc import Awaitable, Callable
 
 from multicri_proxy.api.errors import FailedPrecondition
-from multicri_slurm.cluster import Cluster
 from multicri_slurm.runtimes import ImageConfig, Runtime
+from multicri_slurm.verbs import ClusterVerbs
 
 Read = Callable[[int, int], Awaitable[bytes | None]]
 """A piece of a file: from its offset, so many bytes. None if there is no such file."""
@@ -26,7 +26,7 @@ _MAGIC = b"SIF_MAGIC\0"
 _OCI_CONFIG = b"oci-config.json"
 
 
-async def read_image_config(cluster: Cluster, runtime: Runtime, image_path: str) -> ImageConfig | None:
+async def read_image_config(cluster: ClusterVerbs, runtime: Runtime, image_path: str) -> ImageConfig | None:
     """None if an image has nothing of the kind, so that its runtime alone knows what to run.
 
     Raises FailedPrecondition if it cannot be understood.

@@ -25,9 +25,10 @@ from multicri_proxy.api.image import Build, BuildCause, Image, ImageBuilder, Ima
 from multicri_proxy.api.log import Log
 from multicri_proxy.api.tasks import Tasks
 from multicri_slurm import image_scripts
-from multicri_slurm.cluster import Cluster, Site
 from multicri_slurm.image_places import ImagePlace, ImagePlaces
 from multicri_slurm.plan import Plan
+from multicri_slurm.sites import Site
+from multicri_slurm.verbs import ClusterVerbs
 
 BUILDS_OF_ONE_CALL = 3
 LAST_WORDS = 8
@@ -49,7 +50,7 @@ class _Wanted:
     """An image that a container wants, and who makes it there."""
 
     plan: Plan
-    cluster: Cluster
+    cluster: ClusterVerbs
     site: Site
     builder: ImageBuilder
     place: ImagePlace
@@ -78,7 +79,7 @@ class Images:
     """
 
     def __init__(
-        self, pool: ImagePool, places: ImagePlaces, tasks: Tasks, cluster_of: Callable[[ImagePlace], Cluster]
+        self, pool: ImagePool, places: ImagePlaces, tasks: Tasks, cluster_of: Callable[[ImagePlace], ClusterVerbs]
     ) -> None:
         self._pool = pool
         self._places = places
@@ -94,7 +95,7 @@ class Images:
             if self._pool.find(image_id) is None:
                 self._start_forgetting(image_id)
 
-    async def ready(self, plan: Plan, cluster: Cluster, site: Site, builder: ImageBuilder, holder: str) -> str:
+    async def ready(self, plan: Plan, cluster: ClusterVerbs, site: Site, builder: ImageBuilder, holder: str) -> str:
         """The image's path in the cluster, built unless it is there.
 
         holder: the container's directory; the image is there for as long as that is.

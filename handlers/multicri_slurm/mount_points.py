@@ -6,15 +6,15 @@ import stat
 from collections.abc import Mapping
 from dataclasses import replace
 
-from multicri_proxy.api.errors import FailedPrecondition
+from multicri_proxy.api.errors import FailedPrecondition, Unavailable
+from multicri_slurm.files import Files
 from multicri_slurm.runtimes import Bind
-from multicri_slurm.sshlib import asyncssh
 
 MOST_LINKS = 40
 
 
 async def prepared(
-    sftp: "asyncssh.SFTPClient",
+    files: Files,
     bind: Bind,
     made: Mapping[str, Bind],
     image: str,
@@ -34,18 +34,16 @@ async def prepared(
     outer = max((other for other in made if path.startswith(f"{other}/")), key=len, default=None)
     if outer is not None:
         within = path.removeprefix(outer)
-        inner = await make_mount_point(sftp, made[outer].source, within, directory=directory, most_links=0)
+        inner = await make_mount_point(files, made[outer].source, within, directory=directory, most_links=0)
         return replace(bind, destination=made[outer].destination + inner)
     if directory and (path == "/dev/shm" or (own_tmp and path.startswith("/tmp/"))):  # noqa: S108
         return bind  # there, or made by ch-run
     if path.startswith(("/dev/", "/tmp/")):  # noqa: S108
         raise FailedPrecondition(f"mountPath {path!r}: Charliecloud can mount nothing there")
-    return replace(bind, destination=await make_mount_point(sftp, image, path, directory=directory))
+    return replace(bind, destination=await make_mount_point(files, image, path, directory=directory))
 
 
-async def make_mount_point(
-    sftp: "asyncssh.SFTPClient", root: str, path: str, *, directory: bool, most_links: int = MOST_LINKS
-) -> str:
+async def make_mount_point(files: Files, root: str, path: str, *, directory: bool, most_links: int = MOST_LINKS) -> str:
     """Make it, unless it is there, and return where it is below the root, without links.
 
     Links are followed as if the root were that of the container: none leads out of it.
@@ -58,16 +56,19 @@ async def make_mount_point(
             del found[-1:]
             continue
         here = "/".join([root, *found, part])
-        mode = await _mode_of(sftp, here)
+        mode = await files.mode_of(here)
         if mode is None:
-            mode = await _made(sftp, here, directory=directory or bool(rest))
+            await files.make_mount_point(here, directory=directory or bool(rest))
+            mode = await files.mode_of(here)
+        if mode is None:
+            raise Unavailable(f"mountPath {path!r}: {part!r} was removed by somebody else")
         if stat.S_ISLNK(mode):
             links += 1
             if links > most_links:
                 raise FailedPrecondition(
                     f"mountPath {path!r}: {part!r} is a link, which Charliecloud cannot follow here"
                 )
-            target = str(await sftp.readlink(here))
+            target = await files.link_target(here)
             found = [] if target.startswith("/") else found
             rest = _parts(target) + rest
             continue
@@ -77,29 +78,6 @@ async def make_mount_point(
             )
         found.append(part)
     return "/" + "/".join(found)
-
-
-async def _mode_of(sftp: "asyncssh.SFTPClient", path: str) -> int | None:
-    try:
-        return (await sftp.lstat(path)).permissions or 0
-    except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
-        return None
-
-
-async def _made(sftp: "asyncssh.SFTPClient", path: str, *, directory: bool) -> int:
-    """Make it; returns its mode, also if somebody else was faster."""
-    try:
-        if directory:
-            await sftp.mkdir(path)
-        else:
-            async with sftp.open(path, "xb"):
-                pass
-    except asyncssh.SFTPFailure:
-        mode = await _mode_of(sftp, path)
-        if mode is None:
-            raise
-        return mode
-    return stat.S_IFDIR if directory else stat.S_IFREG
 
 
 def _parts(path: str) -> list[str]:

@@ -18,8 +18,9 @@ _T = TypeVar("_T")
 class NodeThreads:
     """A thread for each piece of work, so that nobody waits at the end of the process for one that hangs."""
 
-    def __init__(self, wait_s: float = WAIT_S) -> None:
+    def __init__(self, wait_s: float = WAIT_S, complaint: str = "the pod's volumes cannot be read on the node") -> None:
         self._wait_s = wait_s
+        self._complaint = complaint
         self._free = asyncio.Semaphore(MOST_AT_ONCE)
 
     async def do(self, work: Callable[[], _T]) -> _T:
@@ -29,7 +30,7 @@ class NodeThreads:
                 await self._free.acquire()
                 return await self._begin(work)
         except TimeoutError as error:
-            raise Unavailable(f"the pod's volumes cannot be read on the node within {self._wait_s:g} s") from error
+            raise Unavailable(f"{self._complaint} within {self._wait_s:g} s") from error
 
     def _begin(self, work: Callable[[], _T]) -> "asyncio.Future[_T]":
         loop = asyncio.get_running_loop()

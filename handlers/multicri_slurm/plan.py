@@ -13,7 +13,6 @@ from multicri_proxy.api.image import ImageBuilder
 from multicri_slurm.accounts import Login
 from multicri_slurm.allocation_script import step_files
 from multicri_slurm.annotations import Annotations, read_annotations
-from multicri_slurm.cluster import Site
 from multicri_slurm.custom_config import custom_options
 from multicri_slurm.environment import (
     apptainer_env_file,
@@ -32,6 +31,7 @@ from multicri_slurm.resources import MIB, resource_options
 from multicri_slurm.runtimes import ENV_FILE, Bind, Container, ImageConfig, Kind, Runtime
 from multicri_slurm.script import ContainerScript, JobScript, comment_of, render
 from multicri_slurm.settings import PodModel, Settings
+from multicri_slurm.sites import Site
 from multicri_slurm.variables import Variables, read_variables, split
 
 _GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK")

@@ -22,7 +22,8 @@ _SECTION = "slurm"
 _OWN = frozenset(
     {
         *("host", "port", "host_key", "proxy_jump", "handlers"),
-        *("user", "users", "key_file", "certificate_file", "password_file"),
+        *("rest_url", "rest_ca_file", "rest_unencrypted", "shared_directory", "shared_directory_in_cluster"),
+        *("user", "users", "key_file", "certificate_file", "password_file", "token_file", "uid", "gid"),
     }
 )
 """What a cluster never has from the section above it."""
@@ -70,6 +71,8 @@ class Profile:
         given = [name for name in _LOGIN_VARIABLES if getattr(variables, name) is not None]
         if given and self.settings.pod_credentials == "forbid":
             raise PermissionDenied(f"{given[0]}: {self.section}.pod_credentials forbids a pod its own: leave it out")
+        if given and self.settings.rest_url is not None:
+            raise PermissionDenied(f"{given[0]}: is for SSH, and {self.section} is reached by REST: leave it out")
         if given or not (self.settings.user or self.settings.users):
             return self._own_login(variables)
         login = self.login_of(namespace)
@@ -102,10 +105,10 @@ class Profile:
         )
 
     def _login(self, person: Person, setting: str) -> Login:
-        if person.user is None or self.settings.host is None:
+        if person.user is None or (place := self.settings.place) is None:
             raise AssertionError(f"{setting}: settings that were not checked")
         return Login(
-            account=Account(host=self.settings.host, port=self.settings.port, username=person.user),
+            account=Account(host=place[0], port=place[1], username=person.user),
             profile=self.name,
             proof=proof_of(person, setting),
         )
@@ -113,7 +116,13 @@ class Profile:
 
 def proof_of(person: Person, setting: str) -> Proof:
     return Proof(
-        setting=setting, key=person.key_file, certificate=person.certificate_file, password=person.password_file
+        setting=setting,
+        key=person.key_file,
+        certificate=person.certificate_file,
+        password=person.password_file,
+        token=person.token_file,
+        uid=person.uid,
+        gid=person.gid,
     )
 
 
@@ -162,8 +171,8 @@ def read_profiles(section: Mapping[str, object], handlers: Collection[str]) -> P
     inherited = {name: value for name, value in above.items() if name not in _OWN}
     for name, own in _clusters(section.get("clusters", {})).items():
         settings = read_settings({**inherited, **own}, f"{_SECTION}.clusters.{name}")
-        if settings.host is None:
-            raise InvalidArgument(f"{_SECTION}.clusters.{name}.host: must be set")
+        if settings.place is None:
+            raise InvalidArgument(f"{_SECTION}.clusters.{name}.host: must be set, or rest_url")
         profiles[name] = Profile(name=name, settings=settings)
     _check_handlers(profiles.values(), handlers)
     return Profiles(profiles)

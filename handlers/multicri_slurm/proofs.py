@@ -1,7 +1,8 @@
-"""Reads what proves an account, where an admin has put it: keys, certificates and passwords in files."""
+"""Reads what proves an account, where an admin has put it: keys, certificates, passwords and tokens in files."""
 
 import asyncio
 import os
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from multicri_slurm.keys import LONGEST_KEY, Keys
 
 _LONGEST_FILE = 16_384
 _READ_S = 20.0
+_TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,23 @@ async def read_evidence(proof: Proof, keys: Keys) -> Evidence:
         except InvalidArgument as error:
             raise PermissionDenied(str(error)) from error
     return evidence
+
+
+async def read_token(proof: Proof) -> str:
+    """What slurmrestd is shown, read anew: it is good for a short time only.
+
+    Raises PermissionDenied naming the setting and the file that cannot be used; Unavailable if reading it hangs.
+    """
+    place = f"{proof.setting}.token_file"
+    try:
+        async with asyncio.timeout(_READ_S):
+            text = await asyncio.to_thread(_read, place, proof.token, os.environ, secret=True)
+    except TimeoutError as error:
+        raise Unavailable(f"{place}: could not be read within {_READ_S:g} s") from error
+    token = text.strip().removeprefix("SLURM_JWT=")  # as `scontrol token` prints it
+    if not _TOKEN.fullmatch(token):
+        raise PermissionDenied(f"{place}: {proof.token} holds no JSON web token: have `scontrol token` write one")
+    return token
 
 
 def _read_all(proof: Proof, environment: Mapping[str, str]) -> Evidence:

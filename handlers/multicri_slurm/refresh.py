@@ -9,8 +9,8 @@ from multicri_proxy.api.ids import ContainerId
 from multicri_proxy.api.log import Log
 from multicri_slurm.accounts import Account
 from multicri_slurm.carrying import Carrier
-from multicri_slurm.cluster import Cluster
 from multicri_slurm.records import Record, Records, Stage
+from multicri_slurm.verbs import ClusterVerbs
 
 AT_ONCE = 4
 _FRESH = frozenset({Stage.STAGED, Stage.SUBMITTING, Stage.SUBMITTED})
@@ -21,7 +21,7 @@ class Refresher:
     """Looks at all of them now and then. What a record says is in the cluster is there, also after a crash."""
 
     def __init__(
-        self, carrier: Carrier, records: Records, cluster_of: Callable[[Record], Cluster], interval_s: float
+        self, carrier: Carrier, records: Records, cluster_of: Callable[[Record], ClusterVerbs], interval_s: float
     ) -> None:
         self._carrier = carrier
         self._records = records

@@ -2,15 +2,13 @@
 
 import asyncio
 import hashlib
-import os
 import stat
 from collections.abc import Coroutine, Iterable
 from typing import TypeVar
 
-from multicri_slurm.cluster import Cluster
 from multicri_slurm.node_files import File, Tree
 from multicri_slurm.records import Published
-from multicri_slurm.sshlib import asyncssh
+from multicri_slurm.verbs import ClusterVerbs
 
 WRITES_AT_ONCE = 16
 
@@ -27,7 +25,7 @@ async def all_of(steps: Iterable[Coroutine[object, object, _T]]) -> list[_T]:
     return [task.result() for task in tasks]
 
 
-async def write_copy(cluster: Cluster, target: str, content: File | Tree) -> None:
+async def write_copy(cluster: ClusterVerbs, target: str, content: File | Tree) -> None:
     """Write a file or a directory that is not there yet."""
     if isinstance(content, File):
         await write_file(cluster, target.encode(), content)
@@ -35,12 +33,12 @@ async def write_copy(cluster: Cluster, target: str, content: File | Tree) -> Non
         await write_tree(cluster, target, content)
 
 
-async def write_tree(cluster: Cluster, target: str, tree: Tree) -> None:
+async def write_tree(cluster: ClusterVerbs, target: str, tree: Tree) -> None:
     """Write a directory that is not there yet. Its links come last: nothing is written through them."""
     top = target.encode()
-    async with cluster.files() as sftp:
+    async with cluster.files() as files:
         for path in (top, *(top + b"/" + directory for directory in tree.directories)):
-            await sftp.mkdir(path, asyncssh.SFTPAttrs(permissions=0o700))
+            await files.make_directory(path, 0o700)
     free = asyncio.Semaphore(WRITES_AT_ONCE)
 
     async def write(name: bytes, file: File) -> None:
@@ -48,39 +46,37 @@ async def write_tree(cluster: Cluster, target: str, tree: Tree) -> None:
             await write_file(cluster, top + b"/" + name, file)
 
     await all_of(write(name, file) for name, file in tree.files.items())
-    async with cluster.files() as sftp:
+    async with cluster.files() as files:
         for name, link in tree.links.items():
-            await sftp.symlink(link, top + b"/" + name)
+            await files.make_link(link, top + b"/" + name)
 
 
-async def write_file(cluster: Cluster, path: bytes, file: File) -> None:
+async def write_file(cluster: ClusterVerbs, path: bytes, file: File) -> None:
     """Write a file that nobody else can read at any time."""
-    attributes = asyncssh.SFTPAttrs(permissions=file.mode)
-    async with cluster.files() as sftp, sftp.open(path, "wb", attributes) as target:
-        await target.write(file.content)
+    async with cluster.files() as files:
+        await files.write(path, file.content, file.mode)
 
 
-async def lead_to(cluster: Cluster, volume: str, tree: Tree) -> None:
+async def lead_to(cluster: ClusterVerbs, volume: str, tree: Tree) -> None:
     """Have ``..data`` lead to a version, in one step, and a link through it for each name at the top.
 
     The container may write here, where its mounts cannot be read-only: nothing is done through a link.
     """
     names = {path.split(b"/")[0] for path in (*tree.directories, *tree.files, *tree.links)}
     top = volume.encode()
-    async with cluster.files() as sftp:
-        if await sftp.lexists(top + b"/..data_tmp"):
-            await sftp.remove(top + b"/..data_tmp")
-        await sftp.symlink(directory_of(tree.version), top + b"/..data_tmp")
-        await sftp.posix_rename(top + b"/..data_tmp", top + b"/..data")
-        entries = {os.fsencode(entry.filename): entry.attrs.permissions or 0 for entry in await sftp.readdir(top)}
+    async with cluster.files() as files:
+        await files.remove_file(top + b"/..data_tmp")
+        await files.make_link(directory_of(tree.version).encode(), top + b"/..data_tmp")
+        await files.rename(top + b"/..data_tmp", top + b"/..data")
+        entries = await files.entries(top)
         for name in names - entries.keys():
-            await sftp.symlink(b"..data/" + name, top + b"/" + name)
+            await files.make_link(b"..data/" + name, top + b"/" + name)
         for name in entries.keys() - names:
             if stat.S_ISLNK(entries[name]) and not name.startswith(b".."):
-                await sftp.remove(top + b"/" + name)
+                await files.remove_file(top + b"/" + name)
 
 
-async def publish(cluster: Cluster, directory: str, published: Published, tree: Tree) -> None:
+async def publish(cluster: ClusterVerbs, directory: str, published: Published, tree: Tree) -> None:
     """Exchange a version for a newer one, as the kubelet does.
 
     It is written where the container cannot reach it, which might have put a link in its way.
@@ -89,8 +85,8 @@ async def publish(cluster: Cluster, directory: str, published: Published, tree: 
     incoming = f"{directory}/volumes/.{published.number}"
     await cluster.remove_directories(incoming, f"{volume}/{name}")
     await write_tree(cluster, incoming, tree)
-    async with cluster.files() as sftp:
-        await sftp.posix_rename(incoming, f"{volume}/{name}")
+    async with cluster.files() as files:
+        await files.rename(incoming.encode(), f"{volume}/{name}".encode())
     await lead_to(cluster, volume, tree)
     await cluster.remove_directories(f"{volume}/{directory_of(published.version)}")
 

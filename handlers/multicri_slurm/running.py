@@ -9,8 +9,8 @@ from multicri_proxy.api.board import Board
 from multicri_proxy.api.errors import FailedPrecondition, Unavailable
 from multicri_proxy.api.ids import ContainerId, JobId, PodSandboxId
 from multicri_slurm.answers import first_node
-from multicri_slurm.cluster import Cluster
 from multicri_slurm.records import Record, Records, Stage
+from multicri_slurm.verbs import ClusterVerbs
 from multicri_slurm.watching import Watching
 
 
@@ -21,7 +21,7 @@ class Running:
     record: Record
     job_id: JobId
     node: str
-    cluster: Cluster
+    cluster: ClusterVerbs
 
     def __str__(self) -> str:
         return f"job {self.job_id} of {self.record.account}"
@@ -31,7 +31,7 @@ class RunningContainers:
     """Finds them."""
 
     def __init__(
-        self, records: Records, board: Board, watching: Watching, cluster_of: Callable[[Record], Cluster]
+        self, records: Records, board: Board, watching: Watching, cluster_of: Callable[[Record], ClusterVerbs]
     ) -> None:
         self._records = records
         self._board = board

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from posixpath import normpath
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -26,17 +27,35 @@ _PATH = re.compile(r"[A-Za-z0-9._/@+-]+", re.ASCII)
 _HOST_PATTERN = re.compile(r"[A-Za-z0-9.:*?_-]+", re.ASCII)
 _OPTION = re.compile(r"[a-z][a-z0-9-]*", re.ASCII)
 _JUMP = re.compile(r"(?:(?P<user>[^@]+)@)?(?P<host>\[[^]]+\]|[^:]+)(?::(?P<port>[0-9]+))?", re.ASCII)
+_REST_URL = re.compile(
+    r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?|unix:/[A-Za-z0-9._/@+-]+", re.ASCII
+)
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 PodModel = Literal["job-per-container", "allocation-per-pod"]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 ProofFile = Annotated[
     str, matching(r"(/[^\0\n]*|[A-Za-z0-9][A-Za-z0-9_.-]*)?", "an absolute path, or the name of a systemd credential")
 ]
+Id = Annotated[int, Field(ge=1, le=2**32 - 2)]
 Namespace = Annotated[str, matching(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", "a namespace")]
 
 
+def _rest_url(value: str) -> str:
+    if not _REST_URL.fullmatch(value):
+        raise ValueError("must be https://host[:port], http://host[:port] or unix:/path, and nothing behind it")
+    try:
+        urlsplit(value).port  # noqa: B018  # it is checked when it is asked for
+    except ValueError as error:
+        raise ValueError(f"has no port that there is: {error}") from error
+    return value
+
+
 class Person(BaseModel):
-    """An account's user, and the files that prove it: a private key without a passphrase, or a password."""
+    """An account's user, and the files that prove it: a private key without a passphrase, a password, or a token.
+
+    uid, gid: the user's numbers in the cluster, where there is a token: files in the shared directory are theirs.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -44,6 +63,9 @@ class Person(BaseModel):
     key_file: ProofFile = ""
     certificate_file: ProofFile = ""
     password_file: ProofFile = ""
+    token_file: ProofFile = ""
+    uid: Id | None = None
+    gid: Id | None = None
 
     @model_validator(mode="after")
     def _proved(self) -> Self:
@@ -51,8 +73,12 @@ class Person(BaseModel):
             raise ValueError("key_file: must not be set together with password_file")
         if self.certificate_file and not self.key_file:
             raise ValueError("certificate_file: goes with a key_file, which must be set too")
-        if bool(self.user) != bool(self.key_file or self.password_file):
-            raise ValueError("user: must be set together with key_file or password_file")
+        if self.token_file and (self.key_file or self.password_file):
+            raise ValueError("token_file: must not be set together with key_file or password_file")
+        if bool(self.user) != bool(self.key_file or self.password_file or self.token_file):
+            raise ValueError("user: must be set together with key_file or password_file, or token_file for REST")
+        if bool(self.token_file) != (self.uid is not None and self.gid is not None):
+            raise ValueError("token_file: must be set together with uid and gid, the user's numbers in the cluster")
         return self
 
 
@@ -90,6 +116,10 @@ class Settings(Person):
     """One profile. The names in capitals are multi-cri's, kept for those who know them.
 
     host, port: where to log in; a pod may say so itself if they are not set, or with pod_credentials.
+    rest_url: of slurmrestd, for a cluster that is not logged in to. rest_ca_file: of who signed its certificate, if the
+        system does not know. rest_unencrypted: whether http may be spoken with another host.
+    shared_directory: on the node, with {user} for the account's name; what a login's home is otherwise.
+        shared_directory_in_cluster: the same directory there, if it has another path.
     user: whom pods are there, if they bring no credentials. users: the same by namespace, and only for those.
     handlers: RuntimeClass handlers whose pods get this profile.
     pod_credentials: whether a pod may bring its own CLUSTER_*.
@@ -127,6 +157,11 @@ class Settings(Person):
 
     host: Host | None = None
     port: Port = 22
+    rest_url: Annotated[str, AfterValidator(_rest_url)] | None = None
+    rest_ca_file: str = ""
+    rest_unencrypted: bool = False
+    shared_directory: str = ""
+    shared_directory_in_cluster: str = ""
     users: Mapping[Namespace, User] = {}
     handlers: tuple[str, ...] = ()
     pod_credentials: Literal["allow", "forbid"] = "allow"
@@ -175,6 +210,20 @@ class Settings(Person):
     @classmethod
     def _path_or_empty(cls, value: str) -> str:
         return _checked_path(value) if value else value
+
+    @field_validator("shared_directory", "shared_directory_in_cluster")
+    @classmethod
+    def _shared(cls, value: str) -> str:
+        if value and not value.startswith("/"):
+            raise ValueError("must be an absolute path")
+        return _checked_path(value.replace("{user}", "@user@")).replace("@user@", "{user}") if value else value
+
+    @field_validator("rest_ca_file")
+    @classmethod
+    def _absolute_or_empty(cls, value: str) -> str:
+        if value and not value.startswith("/"):
+            raise ValueError("must be an absolute path")
+        return value
 
     @field_validator("known_hosts", "learnt_hosts", "kubelet_directory")
     @classmethod
@@ -234,8 +283,9 @@ class Settings(Person):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if not self.host and (name := next((n for n in ("user", "users", "host_key") if getattr(self, n)), None)):
-            raise ValueError(f"{name}: needs to know the cluster: set host")
+        self._check_rest()
+        if not self.place and (name := next((n for n in ("user", "users", "host_key") if getattr(self, n)), None)):
+            raise ValueError(f"{name}: needs to know the cluster: set host, or rest_url")
         if self.pod_credentials == "forbid" and not (self.user or self.users):
             raise ValueError("pod_credentials: forbids pods their own, and there is no other: set user or users")
         if self.host_key_policy == "tofu" and self.allowed_hosts is None and self.pod_credentials == "allow":
@@ -245,6 +295,36 @@ class Settings(Person):
             )
         self.default_options()
         return self
+
+    def _check_rest(self) -> None:
+        people: tuple[Person, ...] = (self, *self.users.values())
+        if self.rest_url is None:
+            if any(person.token_file for person in people):
+                raise ValueError("token_file: is for slurmrestd, which is not sshd: set rest_url instead of host")
+            return
+        if self.host is not None:
+            raise ValueError("rest_url: must not be set together with host")
+        if not (self.user or self.users):
+            raise ValueError("rest_url: pods bring no tokens of their own: set user or users")
+        if any(person.user and not person.token_file for person in people):
+            raise ValueError("rest_url: slurmrestd wants a token: set token_file with each user")
+        if self.pod_model == "allocation-per-pod":
+            raise ValueError("pod_model: slurmrestd signals jobs, but not steps: with rest_url, take job-per-container")
+        if not self.shared_directory:
+            raise ValueError("rest_url: files get to the cluster by a directory that both see: set shared_directory")
+        host = urlsplit(self.rest_url).hostname
+        if self.rest_url.startswith("http:") and host not in LOOPBACK and not self.rest_unencrypted:
+            raise ValueError("rest_url: sends tokens in the clear: use https, or set rest_unencrypted: true")
+
+    @property
+    def place(self) -> tuple[str, int] | None:
+        """Host and port; the path of a socket, and 0. None if a pod is to say."""
+        if self.rest_url is None:
+            return (self.host, self.port) if self.host is not None else None
+        url = urlsplit(self.rest_url)
+        if url.scheme == "unix":
+            return url.path, 0
+        return url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
 
     def default_options(self) -> tuple[str, ...]:
         """job_options_default, clean."""

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 from multicri_proxy.api.image import ImageBuilder
 from multicri_slurm.carrying import Carrier, Place
-from multicri_slurm.cluster import Cluster, Site
 from multicri_slurm.image_config import read_image_config
 from multicri_slurm.images import Images
 from multicri_slurm.plan import Plan, env_file_of, files_of, has_runtime, launcher_of, programs_of, runtime_of
 from multicri_slurm.prerun import prerun_of
 from multicri_slurm.records import Published
+from multicri_slurm.sites import Site
+from multicri_slurm.verbs import ClusterVerbs
 from multicri_slurm.volumes import Volume
 
 
@@ -21,7 +22,7 @@ class Stager:
         self._images = images
         self._carrier = carrier
 
-    async def site(self, plan: Plan, cluster: Cluster) -> Site:
+    async def site(self, plan: Plan, cluster: ClusterVerbs) -> Site:
         """What the cluster has; if no container runtime, then what it has after the pod's own CLUSTER_CONFIG.
 
         Otherwise that text belongs to the job alone: if it fails, the job fails.
@@ -43,7 +44,7 @@ class Stager:
         return f"{site.home}/{plan.profile.settings.mount_path}/{spec.pod.sandbox_id}/{spec.id}"
 
     async def stage(
-        self, plan: Plan, volumes: tuple[Volume, ...], cluster: Cluster, site: Site, directory: str
+        self, plan: Plan, volumes: tuple[Volume, ...], cluster: ClusterVerbs, site: Site, directory: str
     ) -> tuple[Published, ...]:
         """Have the image built and the container's files written; returns what is to be kept fresh of its volumes."""
         builder, runtime = runtime_of(site, self._builders, plan.profile.settings)

@@ -14,8 +14,8 @@ from multicri_proxy.api.adapter import OutputStream
 from multicri_proxy.api.errors import MulticriError
 from multicri_proxy.api.log import Log
 from multicri_proxy.api.tasks import Tasks
-from multicri_slurm.cluster import Cluster, Sizes
 from multicri_slurm.retries import within
+from multicri_slurm.verbs import ClusterVerbs, Lengths
 
 LOOK_S, QUEUED_LOOK_S, LINGER_S = 0.5, 2.0, 10.0
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 15.0
@@ -36,7 +36,7 @@ class Seen:
 class Tail:
     """Looks at the files of one login's containers, as long as somebody follows one."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: ClusterVerbs) -> None:
         self._cluster = cluster
         self._directories: Counter[str] = Counter()
         self._waiting: list[asyncio.Future[None]] = []
@@ -99,7 +99,7 @@ class Tail:
         else:
             _log.defect(message, error, account=account)
 
-    async def _look(self, sizes: Sizes) -> None:
+    async def _look(self, sizes: Lengths) -> None:
         if not await within(self._asked, LINGER_S):
             return
         self._asked.clear()
@@ -134,7 +134,7 @@ class Tails:
         self._tasks = tasks
         self._tails: dict[str, Tail] = {}
 
-    def of(self, cluster: Cluster) -> Tail:
+    def of(self, cluster: ClusterVerbs) -> Tail:
         digest = cluster.login.digest()
         if (tail := self._tails.get(digest)) is None:
             tail = self._tails[digest] = Tail(cluster)

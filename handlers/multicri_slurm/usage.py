@@ -14,8 +14,8 @@ from multicri_proxy.api.log import Log
 from multicri_proxy.api.tasks import Tasks
 from multicri_slurm.accounts import Account
 from multicri_slurm.answers import StepUsage
-from multicri_slurm.cluster import Cluster
 from multicri_slurm.records import Record, Records, Stage
+from multicri_slurm.verbs import ClusterVerbs
 
 INTERVAL_S = 15.0  # how often the kubelet looks by itself, about
 WANTED_S = 60.0
@@ -28,7 +28,9 @@ _log = Log("slurm.usage")
 class Usages:
     """The last measurement of each container. One sstat asks for all jobs of an account."""
 
-    def __init__(self, records: Records, board: Board, tasks: Tasks, cluster_of: Callable[[Record], Cluster]) -> None:
+    def __init__(
+        self, records: Records, board: Board, tasks: Tasks, cluster_of: Callable[[Record], ClusterVerbs]
+    ) -> None:
         self._records = records
         self._board = board
         self._tasks = tasks

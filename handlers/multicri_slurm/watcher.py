@@ -17,9 +17,10 @@ from multicri_proxy.api.ids import ContainerId, JobId
 from multicri_proxy.api.log import Log
 from multicri_slurm.accounts import Account
 from multicri_slurm.answers import JobLine
-from multicri_slurm.cluster import Cluster, History
 from multicri_slurm.retries import within
+from multicri_slurm.sites import History
 from multicri_slurm.states import JobState, state_named
+from multicri_slurm.verbs import ClusterVerbs
 
 FASTEST_S, HURRY_S, GROWTH = 0.7, 15.0, 1.3
 PAUSE_PER_QUERY = 5.0  # however much is going on, Slurm is asked for no more than a sixth of the time
@@ -50,7 +51,7 @@ class Listener(Protocol):
 @dataclass(slots=True)
 class _Watched:
     job_id: JobId
-    cluster: Cluster
+    cluster: ClusterVerbs
     times_unknown: int = 0
     unended_since: float | None = None
     unclear_since: float | None = None
@@ -78,7 +79,7 @@ class Watcher:
         self._query_s = 0.0
         self._unknown_states: set[str] = set()
 
-    def track(self, container_id: ContainerId, job_id: JobId, cluster: Cluster) -> None:
+    def track(self, container_id: ContainerId, job_id: JobId, cluster: ClusterVerbs) -> None:
         self._watched[container_id] = _Watched(job_id, cluster)
         self.hurry()
 
@@ -152,7 +153,7 @@ class Watcher:
         if failures:
             raise failures[0]
 
-    async def _queue(self, clusters: list[Cluster]) -> tuple[dict[JobId, JobLine], Cluster]:
+    async def _queue(self, clusters: list[ClusterVerbs]) -> tuple[dict[JobId, JobLine], ClusterVerbs]:
         refused: PermissionDenied | None = None
         for cluster in clusters:
             try:

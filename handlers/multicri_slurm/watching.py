@@ -12,11 +12,11 @@ from multicri_proxy.api.tasks import Tasks
 from multicri_slurm.accounts import Account
 from multicri_slurm.answers import JobLine
 from multicri_slurm.carrying import Carrier
-from multicri_slurm.cluster import Cluster
 from multicri_slurm.ending import Remains, gather, has_ended, started_at_ns, step_of
 from multicri_slurm.records import Record, Records, Stage
 from multicri_slurm.script import REQUEUED
 from multicri_slurm.states import JobState
+from multicri_slurm.verbs import ClusterVerbs
 from multicri_slurm.watcher import Watcher
 
 WORTH_TELLING_S = 2.0
@@ -35,13 +35,13 @@ class Watching:
         self._tasks = tasks
         self._carrier = carrier
         self._watchers: dict[Account, Watcher] = {}
-        self._clusters: dict[ContainerId, Cluster] = {}
+        self._clusters: dict[ContainerId, ClusterVerbs] = {}
         self._lines: dict[ContainerId, JobLine] = {}
         self._waiting_since: dict[ContainerId, float] = {}
         self._requeued: set[ContainerId] = set()
         self._seen_ended: set[ContainerId] = set()
 
-    def track(self, record: Record, job_id: JobId, cluster: Cluster) -> None:
+    def track(self, record: Record, job_id: JobId, cluster: ClusterVerbs) -> None:
         watcher = self._watchers.get(record.account)
         if watcher is None:
             watcher = self._watchers[record.account] = Watcher(record.account, self, cluster.settings.poll_interval_s)
@@ -185,7 +185,7 @@ class Watching:
             reason=report.reason,
         )
 
-    async def _follow(self, record: Record, job_id: JobId, cluster: Cluster) -> None:
+    async def _follow(self, record: Record, job_id: JobId, cluster: ClusterVerbs) -> None:
         """Another job runs the container: one that was submitted by a call whose end nobody saw."""
         _log.warning("another job runs this container", container_id=record.container_id, job_id=job_id)
         record = await self._records.change(record.container_id, job_id=job_id)

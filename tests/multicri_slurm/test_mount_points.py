@@ -5,7 +5,9 @@ from pathlib import Path
 
 import asyncssh
 import pytest
+from multicri_slurm.files import Files
 from multicri_slurm.mount_points import make_mount_point
+from multicri_slurm.sftp_files import SftpFiles
 from testbed import Testbed
 
 from multicri_proxy.api.errors import FailedPrecondition
@@ -14,13 +16,13 @@ pytestmark = pytest.mark.testbed
 
 
 @pytest.fixture
-async def sftp(bed: Testbed) -> AsyncIterator[asyncssh.SFTPClient]:
+async def files(bed: Testbed) -> AsyncIterator[Files]:
     user = bed.cluster.user("bob")
     connecting = asyncssh.connect(
         bed.cluster.host, username="bob", client_keys=[str(user.key)], known_hosts=str(bed.cluster.known_hosts)
     )
     async with connecting as connection, connection.start_sftp_client() as client:
-        yield client
+        yield SftpFiles(client)
 
 
 @pytest.fixture
@@ -48,10 +50,10 @@ def image(bed: Testbed) -> Path:
     ],
 )
 async def test_links_are_followed_as_inside_of_the_container(
-    sftp: asyncssh.SFTPClient, image: Path, path: str, directory: bool, found: str
+    files: Files, image: Path, path: str, directory: bool, found: str
 ) -> None:
     for _ in range(2):  # the second time all of it is there
-        assert await make_mount_point(sftp, "/home/bob/image", path, directory=directory) == found
+        assert await make_mount_point(files, "/home/bob/image", path, directory=directory) == found
         made = Path(f"{image}{found}")
         assert made.is_dir() if directory else made.is_file()
 
@@ -65,8 +67,6 @@ async def test_links_are_followed_as_inside_of_the_container(
         ("/etc/hosts/x", False, "a file in its place"),
     ],
 )
-async def test_what_is_in_the_way_is_told(
-    sftp: asyncssh.SFTPClient, image: Path, path: str, directory: bool, reason: str
-) -> None:
+async def test_what_is_in_the_way_is_told(files: Files, image: Path, path: str, directory: bool, reason: str) -> None:
     with pytest.raises(FailedPrecondition, match=reason):
-        await make_mount_point(sftp, "/home/bob/image", path, directory=directory)
+        await make_mount_point(files, "/home/bob/image", path, directory=directory)

@@ -1,13 +1,14 @@
 """Containers that run to their end, in the real cluster."""
 
 import pytest
+from conftest import BOTH_WAYS
 from multicri_slurm.environment import LONGEST_STRING_BYTES
 from slurm_bench import Bench, everything
 
 from multicri_proxy.api.adapter import OutputStream, Phase
 from multicri_proxy.api.errors import InvalidArgument
 
-pytestmark = pytest.mark.testbed
+pytestmark = [pytest.mark.testbed, BOTH_WAYS]
 
 HOSTILE_ENV = {
     "EMPTY": "",
@@ -122,16 +123,6 @@ async def test_working_directory_and_home_are_the_pods_and_the_accounts_home_is_
         output = await everything(slurm, spec.id, OutputStream.STDOUT)
         await slurm.remove_container(spec.id)
     assert output == b"/usr\n/var\nwritten\n"
-
-
-async def test_a_password_opens_the_account_too(bench: Bench) -> None:
-    async with bench.adapter() as slurm:
-        spec = bench.spec(["/bin/echo", "in"], cluster={"CLUSTER_KEYVALUE": None, "CLUSTER_PASSWORD": "alicepw"})
-        await slurm.create_container(spec)
-        assert b"alicepw" not in b"".join(bench.store.rows.values())
-        await slurm.start_container(spec.id)
-        assert await everything(slurm, spec.id, OutputStream.STDOUT) == b"in\n"
-        await slurm.remove_container(spec.id)
 
 
 async def test_prerun_text_is_sourced_before_the_container(bench: Bench) -> None:

@@ -4,11 +4,12 @@ import asyncio
 import time
 
 import pytest
+from conftest import BOTH_WAYS
 from slurm_bench import Bench, eventually, everything
 
 from multicri_proxy.api.adapter import Adapter, ContainerSpec, OutputStream, Phase
 
-pytestmark = pytest.mark.testbed
+pytestmark = [pytest.mark.testbed, BOTH_WAYS]
 
 
 def processes(bench: Bench, user: str) -> list[str]:

@@ -10,8 +10,10 @@ from multicri_slurm.dialing import Dialer
 from multicri_slurm.host_keys import KnownHosts
 from multicri_slurm.keys import Keys
 from multicri_slurm.profiles import read_profiles
+from slurm_bench import Bench, everything
 from testbed import Testbed
 
+from multicri_proxy.api.adapter import OutputStream
 from multicri_proxy.api.errors import PermissionDenied, Unavailable
 
 pytestmark = pytest.mark.testbed
@@ -237,3 +239,13 @@ async def test_a_host_that_is_silent_is_unavailable(bed: Testbed, alice: dict[st
     key = bed.cluster.user("bob").key.with_suffix(".pub").read_text()
     with pytest.raises(Unavailable, match=r"no connection within 0\.5 s"):
         await who(alice | {"host": nobody, "host_key": key, "connect_timeout_s": 0.5})
+
+
+async def test_a_password_opens_the_account_too(bench: Bench) -> None:
+    async with bench.adapter() as slurm:
+        spec = bench.spec(["/bin/echo", "in"], cluster={"CLUSTER_KEYVALUE": None, "CLUSTER_PASSWORD": "alicepw"})
+        await slurm.create_container(spec)
+        assert b"alicepw" not in b"".join(bench.store.rows.values())
+        await slurm.start_container(spec.id)
+        assert await everything(slurm, spec.id, OutputStream.STDOUT) == b"in\n"
+        await slurm.remove_container(spec.id)

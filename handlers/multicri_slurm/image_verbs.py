@@ -1,0 +1,116 @@
+"""What can be asked of a cluster about images: scripts that run there, whichever way has them run."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from multicri_proxy.api.errors import FailedPrecondition, Unavailable
+from multicri_proxy.api.log import Log
+from multicri_slurm import image_scripts
+from multicri_slurm.accounts import Login
+from multicri_slurm.settings import Settings
+
+LOCK_WAIT_S = 20
+
+_log = Log("slurm")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildAnswer:
+    """What became of a build. log: the end of what it wrote, if it failed. evicted: ``NAME KiB`` of those removed."""
+
+    failed: bool
+    size_bytes: int
+    log: str
+    evicted: tuple[str, ...]
+
+
+class ImageVerbs(ABC):
+    """A login's view of the images in its cluster."""
+
+    login: Login
+    settings: Settings
+
+    @abstractmethod
+    async def _script(
+        self,
+        script: str,
+        *words: str,
+        timeout_s: float | None = None,
+        long: bool = False,
+        need_done: bool = True,
+        prerun: bytes | None = None,
+    ) -> Mapping[str, tuple[str, ...]]:
+        """Have a script run in the cluster; returns what it says."""
+
+    async def use_image(self, directory: str, file_name: str, holder: str) -> int | None:
+        """Note that a container uses an image, which keeps it there; its size in bytes, or None if it is not there.
+
+        file_name: the digits of its id, with its builder's suffix. holder: the container's directory.
+        """
+        name, dot, suffix = file_name.partition(".")
+        check, wait_s = ("yes", self.settings.build_timeout_s) if self.settings.image_checksum else ("no", LOCK_WAIT_S)
+        found = await self._script(
+            image_scripts.USE,
+            *(directory, name, f"{dot}{suffix}", holder, check, str(int(wait_s))),
+            timeout_s=wait_s + self.settings.command_timeout_s,
+            long=self.settings.image_checksum,
+        )
+        check_locking(found, directory, self.login)
+        match found.get("done", ("",))[0]:
+            case "there":
+                return _kib(found.get("size", ("",))[0])
+            case "broken":
+                _log.warning("an image was not what was built, and is built again", directory=directory, image=name)
+                return None
+            case "missing":
+                return None
+            case _:
+                raise Unavailable(f"{self.login.account}: {directory}/{file_name} is being built or removed")
+
+    async def build_image(
+        self, directory: str, file_name: str, script: str, commands: Sequence[str], prerun: bytes | None
+    ) -> BuildAnswer:
+        """Have an image built, unless it is there. Waits for another build of the same image.
+
+        script: of image_scripts.build_script.
+        """
+        settings = self.settings
+        name, dot, suffix = file_name.partition(".")
+        found = await self._script(
+            script,
+            *(directory, name, f"{dot}{suffix}", str(int(settings.build_timeout_s))),
+            *(str(settings.image_directory_bytes // 1024), settings.build_in, "\n".join(settings.default_options())),
+            *commands,
+            timeout_s=2 * settings.build_timeout_s,
+            long=True,
+            prerun=prerun,
+        )
+        check_locking(found, directory, self.login)
+        if found.get("error") == ("busy",):
+            raise Unavailable(f"{self.login.account}: another build of {directory}/{file_name} does not end")
+        return BuildAnswer(
+            failed="error" in found,
+            size_bytes=_kib(found.get("size", ("",))[0]),
+            log="\n".join(found.get("log", ())),
+            evicted=found.get("evicted", ()),
+        )
+
+    async def forget_image(self, directory: str, name: str) -> bool:
+        """Remove an image, of whatever builder, with all that is known of it; False if it is still needed."""
+        found = await self._script(image_scripts.FORGET, directory, name)
+        return found.get("done") == ("forgotten",)
+
+
+def check_locking(found: Mapping[str, tuple[str, ...]], directory: str, login: Login) -> None:
+    """Raises FailedPrecondition if a script says that it could not lock anything there."""
+    if found.get("error") == ("unlockable",):
+        raise FailedPrecondition(
+            f"{login.account}: flock does not work in {directory} ({' '.join(found.get('stderr', ()))}): "
+            "set slurm.mount_path to a file system with locks, or mount this one with them (Lustre: -o flock)"
+        )
+
+
+def _kib(text: str) -> int:
+    """In bytes."""
+    return int(text) * 1024 if text.isdecimal() else 0

@@ -1,0 +1,58 @@
+"""Stands between the adapter and slurmrestd, and breaks what a test wants broken; else it passes bytes on."""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+from typing import Literal
+
+Fault = Literal["", "lose question", "lose answer", "hold question", "hold answer"]
+
+
+class Gate:
+    """What becomes of the next POSTs. reached: one is lost or held up. opened: those that are held up go on."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self.fault: Fault = ""
+        self.port = 0
+        self.reached = asyncio.Event()
+        self.opened = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def serving(self, tls: ssl.SSLContext | None = None, path: str = "") -> AsyncIterator["Gate"]:
+        """On a port of loopback's, or on a unix socket."""
+        if path:
+            server = await asyncio.start_unix_server(self._pass_on, path)
+        else:
+            server = await asyncio.start_server(self._pass_on, "127.0.0.1", 0, ssl=tls)
+            self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            self.opened.set()
+            server.close()
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            head = await reader.readuntil(b"\r\n\r\n")
+            lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+            question = head + await reader.readexactly(int(lengths[0].split(b":")[1]))
+            fault = self.fault if head.startswith(b"POST") else ""
+            await self._at(fault, "question")
+            if fault != "lose question":
+                from_rest, to_rest = await asyncio.open_connection(*self._target)
+                to_rest.write(question)
+                answer = await from_rest.read()
+                to_rest.close()
+                await self._at(fault, "answer")
+                if fault != "lose answer":
+                    writer.write(answer)
+                    await writer.drain()
+        writer.close()
+
+    async def _at(self, fault: Fault, where: str) -> None:
+        if fault.endswith(where):
+            self.reached.set()
+            if fault.startswith("hold"):
+                await self.opened.wait()
