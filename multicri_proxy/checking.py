@@ -3,7 +3,6 @@
 Not imported by the daemon, which has it run as a child: see `reading`.
 """
 
-import difflib
 import ipaddress
 import pickle
 import re
@@ -11,15 +10,17 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, Any, get_type_hints
+from typing import IO, TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
-from multicri_proxy.api.adapter import SettingsCheck
 from multicri_proxy.api.errors import InvalidArgument
 from multicri_proxy.plugins import plug_in
 from multicri_proxy.settings import DEFAULTS, FLAGS, Settings
+
+if TYPE_CHECKING:
+    from multicri_proxy.api.adapter import SettingsCheck
 
 ENVIRONMENT_PREFIX = "MULTICRI_"
 """``MULTICRI_SOCKET_PATH`` is ``--socket-path``."""
@@ -184,7 +185,7 @@ def load(*, flags: Mapping[str, str], environment: Mapping[str, str], file: Path
                 given[name] = _Given(value, f"in {file}")
     for variable, text in environment.items():
         name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
-        if variable.startswith(ENVIRONMENT_PREFIX) and difflib.get_close_matches(name, _NAMES):
+        if variable.startswith(ENVIRONMENT_PREFIX) and _nearest(name):
             given[name] = _Given(text, f"from {variable}")  # others with the prefix may be somebody else's
         elif match := _ADAPTER_ENVIRONMENT.fullmatch(variable):
             sections.setdefault(match[1].lower(), {})[match[2].lower()] = text
@@ -192,8 +193,8 @@ def load(*, flags: Mapping[str, str], environment: Mapping[str, str], file: Path
         given[name] = _Given(text, f"from --{name.replace('_', '-')}")
     for name, item in given.items():
         if name not in _NAMES:
-            near = difflib.get_close_matches(name, _NAMES, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            near = _nearest(name)
+            hint = f"; did you mean {near}?" if near else ""
             raise InvalidArgument(f"{name} ({item.source}) is no setting{hint}")
     try:
         model = _Model.model_validate({name: item.value for name, item in given.items()} | {"adapters": sections})
@@ -202,6 +203,12 @@ def load(*, flags: Mapping[str, str], environment: Mapping[str, str], file: Path
         raise InvalidArgument("; ".join(_sentence(e["loc"], e["msg"], given) for e in error.errors())) from error
     except ValueError as error:
         raise InvalidArgument(_sentence((), str(error), given)) from error
+
+
+def _nearest(name: str) -> str | None:
+    import difflib  # noqa: PLC0415  (a daemon's start waits for this module)
+
+    return next(iter(difflib.get_close_matches(name, _NAMES, n=1)), None)
 
 
 def _read(file: Path) -> dict[str, Any]:

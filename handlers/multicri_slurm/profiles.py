@@ -8,12 +8,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from multicri_proxy.api.adapter import Pod
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument, PermissionDenied
 from multicri_slurm.accounts import DEFAULT_PROFILE, Account, Login, Proof
 from multicri_slurm.settings import Person, Settings, read_settings
 
-if TYPE_CHECKING:  # what checks the section in a child of its own needs no variables
+if TYPE_CHECKING:  # the start of a daemon waits until its sections are checked, in a process that needs neither
+    from multicri_proxy.api.adapter import Pod
     from multicri_slurm.variables import Variables
 
 CLUSTER_ANNOTATION = "slurm.multicri.io/cluster"
@@ -147,7 +147,7 @@ class Profiles:
             )
         return self._profiles[name]
 
-    def of_pod(self, pod: Pod) -> Profile:
+    def of_pod(self, pod: "Pod") -> Profile:
         """By annotation, else by handler, else the default one.
 
         Raises InvalidArgument for an annotation that names none.
