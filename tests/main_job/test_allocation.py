@@ -92,16 +92,16 @@ async def running(kubelet: Kubelet, container_id: str) -> Mapping[str, str]:
 async def test_an_init_container_and_two_containers_share_a_job_its_localhost_and_an_emptydir(
     bed: Testbed, kubelet: Kubelet, image: str, pod: PodOnNode, tmp_path: Path, user: str
 ) -> None:
-    host_path = tmp_path / "kubelet/pods" / pod.config.metadata.uid / "volumes/kubernetes.io~empty-dir/work"
+    host_path = tmp_path / "kubelet/pods" / pod.config.metadata.uid / "volumes/kubernetes.io~empty-dir/scratch"
     host_path.mkdir(parents=True)
-    work, env = [mount(host_path, "/work")], account_of(bed, user)
+    work, env = [mount(host_path, "/scratch")], account_of(bed, user)
     init = await kubelet.create_container(
-        pod, image, name="init", command=["sh", "-c", "echo from init > /work/file; hostname"], env=env, mounts=work
+        pod, image, name="init", command=["sh", "-c", "echo from init > /scratch/file; hostname"], env=env, mounts=work
     )
     await kubelet.start(init)
     status = await kubelet.wait_until_exited(init)
     assert (status.exit_code, status.reason) == (0, "Completed")
-    listen = "cat /work/file; echo up; echo served | nc -l -p 18080"
+    listen = "cat /scratch/file; echo up; echo served | nc -l -p 18080"
     server = await kubelet.create_container(
         pod, image, name="server", command=["sh", "-c", listen], env=env, mounts=work
     )

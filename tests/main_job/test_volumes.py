@@ -80,7 +80,7 @@ async def test_a_pod_sees_all_its_volumes_and_nothing_of_them_is_left(
         mount(config, "/etc/app", readonly=True),
         mount(secret, "/keys", readonly=True),
         mount(token, TOKEN_PATH, readonly=True),
-        mount(shared, "/work"),
+        mount(shared, "/scratch"),
         mount(volumes.subpath("settings", config / "app.conf"), '/etc/single, "file".conf', readonly=True),
         mount(volumes.subpath("work", shared / "sub"), "/inner"),
         mount(volumes.hosts(HOSTS + ALIASES), "/etc/hosts"),
@@ -91,7 +91,7 @@ async def test_a_pod_sees_all_its_volumes_and_nothing_of_them_is_left(
         [ -x /etc/app/run.sh ] && echo executable
         [ -x /etc/app/../app/..data/app.conf ] && ls /etc/app
         grep -c -e db.example.org -e cn1 /etc/hosts
-        echo written > /work/by-first && echo inside > /inner/file
+        echo written > /scratch/by-first && echo inside > /inner/file
         (echo x > /etc/app/app.conf) 2> /dev/null && echo WRITABLE
         echo the end > /dev/termination-log
     """
@@ -261,7 +261,8 @@ async def test_odd_names_and_mounts_inside_of_mounts_come_through(
     memory = volumes.directory_of("empty-dir", "memory")
     script = """
         cd "$1" && cat -- -rf link ./n*n ./*break ./*id* | sort | uniq -c
-        cat /work/in/side/file /work/one.conf && echo x > /work/in/new && ls /work/in && echo x > /dev/shm/x && echo all
+        cat /scratch/in/side/file /scratch/one.conf && echo x > /scratch/in/new && ls /scratch/in
+        echo x > /dev/shm/x && echo all
     """
     container = await kubelet.create_container(
         pod,
@@ -269,10 +270,10 @@ async def test_odd_names_and_mounts_inside_of_mounts_come_through(
         command=["sh", "-c", script, "sh", place],
         env=account_of(bed, user),
         mounts=[
-            mount(work, "/work"),
+            mount(work, "/scratch"),
             mount(odd, place, readonly=True),
-            mount(config, "/work/in/side", readonly=True),
-            mount(volumes.subpath("c", config / "file"), "/work/one.conf", readonly=True),
+            mount(config, "/scratch/in/side", readonly=True),
+            mount(volumes.subpath("c", config / "file"), "/scratch/one.conf", readonly=True),
             mount(memory, "/dev/shm"),
         ],
     )
@@ -340,7 +341,7 @@ async def test_a_kill_in_the_middle_of_copying_leaves_nothing(
     work = volumes.directory_of("empty-dir", "work")
     many = volumes.publish("configmap", "many", {f"file{number}": "x" for number in range(1500)})
     warm = await kubelet.create_container(
-        pod, image, name="warm", command=["true"], env=account_of(bed, "bob"), mounts=[mount(work, "/work")]
+        pod, image, name="warm", command=["true"], env=account_of(bed, "bob"), mounts=[mount(work, "/scratch")]
     )
     await kubelet.remove(warm)
     creation = asyncio.ensure_future(
@@ -349,7 +350,7 @@ async def test_a_kill_in_the_middle_of_copying_leaves_nothing(
             image,
             command=["true"],
             env=account_of(bed, "bob"),
-            mounts=[mount(work, "/work"), mount(many, "/many", readonly=True)],
+            mounts=[mount(work, "/scratch"), mount(many, "/many", readonly=True)],
         )
     )
     await eventually(lambda: len(kept_by(bed, "bob", pod)) > 10)
@@ -402,11 +403,11 @@ async def test_every_rank_of_an_mpi_job_sees_the_volumes(
     container = await kubelet.create_container(
         pod,
         image,
-        command=["sh", "-c", "cat /etc/app/file; : > /work/$OMPI_COMM_WORLD_RANK"],
+        command=["sh", "-c", "cat /etc/app/file; : > /scratch/$OMPI_COMM_WORLD_RANK"],
         env={**account_of(bed, "alice"), "MPI_VERSION": "5", "MPI_FLAGS": "-np 2 --oversubscribe"},
         mounts=[
             mount(config, "/etc/app", readonly=True),
-            mount(work, "/work"),
+            mount(work, "/scratch"),
             mount(volumes.hosts(HOSTS), "/etc/hosts"),
             mount(volumes.message(), "/dev/termination-log"),
         ],
@@ -425,14 +426,14 @@ async def test_a_link_that_a_container_leaves_in_an_emptydir_leads_nobody_out_of
     pod = await kubelet.run_pod_sandbox("planted", handler="multicri")
     volumes = volumes_of(pod)
     config = volumes.publish("configmap", "c", {"file": ""})
-    work = mount(volumes.directory_of("empty-dir", "work"), "/work")
+    work = mount(volumes.directory_of("empty-dir", "work"), "/scratch")
     env = account_of(bed, "bob")
     container = await kubelet.create_container(
-        pod, image, name="first", command=["ln", "-s", target, "/work/link"], env=env, mounts=[work]
+        pod, image, name="first", command=["ln", "-s", target, "/scratch/link"], env=env, mounts=[work]
     )
     await kubelet.start(container)
     assert (await kubelet.wait_until_exited(container)).exit_code == 0
-    below = mount(config, "/work/link/planted", readonly=True)
+    below = mount(config, "/scratch/link/planted", readonly=True)
     with pytest.raises(grpc.aio.AioRpcError, match="'link' is a link"):
         await kubelet.create_container(pod, image, name="second", command=["true"], env=env, mounts=[work, below])
     assert not list(bed.cluster.user("bob").home.parent.glob("**/planted"))

@@ -34,8 +34,8 @@ def pod(**annotations: str) -> Pod:
 
 def on_node(real_paths: dict[str, str] | None = None) -> OnNode:
     return OnNode(
-        plugins={"cfg": "kubernetes.io~configmap", "work": "kubernetes.io~empty-dir", "pv": "kubernetes.io~csi"},
-        inner={f"{OWN}/volume-subpaths/work/main/0": "a/b"},
+        plugins={"cfg": "kubernetes.io~configmap", "scratch": "kubernetes.io~empty-dir", "pv": "kubernetes.io~csi"},
+        inner={f"{OWN}/volume-subpaths/scratch/main/0": "a/b"},
         real_paths={"/srv/data/x": "/srv/data/x", "/srv/link": "/etc", "/srv/database": "/srv/database"}
         | (real_paths or {}),
     )
@@ -56,9 +56,9 @@ def decided(
         ("volumes/kubernetes.io~secret/s", Kind.PUBLISHED),
         ("volumes/kubernetes.io~projected/kube-api-access-abcde", Kind.PUBLISHED),
         ("volumes/kubernetes.io~downward-api/info", Kind.PUBLISHED),
-        ("volumes/kubernetes.io~empty-dir/work", Kind.SHARED),
+        ("volumes/kubernetes.io~empty-dir/scratch", Kind.SHARED),
         ("volume-subpaths/cfg/main/3", Kind.COPIED),
-        ("volume-subpaths/work/main/0", Kind.SHARED),
+        ("volume-subpaths/scratch/main/0", Kind.SHARED),
         ("etc-hosts", Kind.HOSTS),
         ("containers/main/0a1b2c3d", Kind.MESSAGE),
     ],
@@ -107,7 +107,7 @@ def test_an_annotation_names_no_path_out_of_the_working_directory(name: str) -> 
         (f"{OWN}/volumes/kubernetes.io~secret/../../etc-hosts", "host_paths_allowed"),
         (f"{OWN}/plugins/x/y", "nothing that the kubelet"),
         (f"{OWN}/volumes/kubernetes.io~empty-dir/-rf", "no volume's name"),
-        (f"{OWN}/volume-subpaths/work/main/7", "only a directory"),
+        (f"{OWN}/volume-subpaths/scratch/main/7", "only a directory"),
         (f"{OWN}/volume-subpaths/pv/main/0", "would be lost"),
         (f"{OWN}/volume-subpaths/unheard-of/main/0", "would be lost"),
     ],
