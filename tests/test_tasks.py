@@ -1,6 +1,7 @@
 """Work that outlives the call which began it."""
 
 import asyncio
+import gc
 
 import pytest
 
@@ -55,3 +56,16 @@ async def test_a_step_is_finished_although_its_caller_is_cancelled_and_the_calle
         with pytest.raises(asyncio.CancelledError):
             await caller
         assert done.is_set()
+
+
+async def test_work_that_comes_after_the_end_is_refused_and_leaves_nothing_unawaited() -> None:
+    async def work() -> None:
+        raise AssertionError("it is begun")
+
+    async with Tasks() as tasks:
+        pass
+    with pytest.raises(RuntimeError):
+        await tasks.finish("late", work)
+    with pytest.raises(RuntimeError):
+        tasks.outcome("late", work)
+    gc.collect()  # what was never awaited is told of then

@@ -32,7 +32,8 @@ class _Sif:
         return ".sif"
 
     def recipe(self, source: BuildSource, target: str) -> Recipe:
-        words = [self.name, "build"]
+        # its cache is the account's, and two builds at once read what the other has half written
+        words = [self.name, "build", "--disable-cache"]
         environment: dict[str, str] = {}
         files: dict[str, bytes] = {}
         if source.plain_http:

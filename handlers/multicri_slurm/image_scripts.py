@@ -144,7 +144,7 @@ main() { # directory name suffix seconds most-KiB where options command...
     for command; do run "$temporary.env" "$command" || break; done
   fi
   if [ "$code" != 0 ] || [ ! -e "$temporary" ]; then
-    [ "$code" -le 128 ] || echo "multicri: killed by signal $((code - 128))" >> "$temporary.log"
+    [ "$code" -le 128 ] || [ "$code" -gt 192 ] || echo "multicri: killed by signal $((code - 128))" >> "$temporary.log"
     tail -c 6000 -- "$temporary.log" | say_lines log
     say error=failed
     return

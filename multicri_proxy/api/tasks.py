@@ -59,7 +59,7 @@ class Tasks:
         """Do this to its end, and return its result. A caller that is cancelled keeps its locks until then."""
         done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
         done.add_done_callback(_seen)
-        self._group.create_task(_into(done, name, work), name=name)
+        self._create(name, _into(done, name, work))
         try:
             return await asyncio.shield(done)
         except asyncio.CancelledError:
@@ -67,12 +67,19 @@ class Tasks:
             raise
 
     def _run(self, name: str, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        task = self._group.create_task(work, name=name)
+        task = self._create(name, work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         if self._closing:  # begun by a call that is still being served
             task.cancel()
         return task
+
+    def _create(self, name: str, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        try:
+            return self._group.create_task(work, name=name)
+        except RuntimeError:  # everything has ended
+            work.close()
+            raise
 
 
 async def _into(done: asyncio.Future[_T], name: str, work: _Work[_T]) -> None:

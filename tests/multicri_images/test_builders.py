@@ -15,8 +15,8 @@ ROBOT = RegistryAuth(username="robot", password="s3cret")
 
 def test_apptainer_and_singularity_build_one_file() -> None:
     source = BuildSource(uri=URI)
-    assert APPTAINER.recipe(source, "/i/x").commands == (("apptainer", "build", "/i/x", URI),)
-    assert SINGULARITY.recipe(source, "/i/x").commands == (("singularity", "build", "/i/x", URI),)
+    assert APPTAINER.recipe(source, "/i/x").commands == (("apptainer", "build", "--disable-cache", "/i/x", URI),)
+    assert SINGULARITY.recipe(source, "/i/x").commands == (("singularity", "build", "--disable-cache", "/i/x", URI),)
     assert (APPTAINER.suffix, SINGULARITY.suffix) == (".sif", ".sif")
 
 
