@@ -15,7 +15,8 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from multicri_charliecloud.directories import ContainerDirectory, Directories
+from multicri_charliecloud.attaching import follow
+from multicri_charliecloud.directories import ContainerDirectory, Directories, Started
 from multicri_charliecloud.entering import run_inside
 from multicri_charliecloud.forwarding import connected
 from multicri_charliecloud.images import Images
@@ -162,16 +163,25 @@ class CharliecloudAdapter:
         }
 
     async def exec(self, container_id: ContainerId, command: Sequence[str], streams: Streams) -> int:
-        directory = self._directories.of(container_id)
-        started = await asyncio.to_thread(directory.started)
-        if started is None or self._board.ended(container_id).is_set():
-            raise FailedPrecondition(f"container {container_id} does not run")
+        directory, started = await self._running(container_id)
         job = await asyncio.to_thread(directory.job)
         kept = {name: job[name] for name in ("identity", "working_dir", "variables")}
         return await run_inside({**kept, **asdict(started), "command": list(command), "tty": streams.tty}, streams)
 
+    async def attach(self, container_id: ContainerId, streams: Streams) -> None:
+        directory, started = await self._running(container_id)
+        await follow(directory, started, self._board.ended(container_id), streams)
+
     def connect(self, sandbox_id: PodSandboxId, port: int) -> AbstractAsyncContextManager[Connection]:
         return connected(port)
+
+    async def _running(self, container_id: ContainerId) -> tuple[ContainerDirectory, Started]:
+        """Raises FailedPrecondition if it does not run."""
+        directory = self._directories.of(container_id)
+        started = await asyncio.to_thread(directory.started)
+        if started is None or self._board.ended(container_id).is_set():
+            raise FailedPrecondition(f"container {container_id} does not run")
+        return directory, started
 
     # -- a container's life --------------------------------------------------------------------------------------
 

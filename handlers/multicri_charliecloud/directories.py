@@ -66,6 +66,10 @@ class ContainerDirectory:
     def stdin(self) -> Path:
         return self.path / "stdin"
 
+    @property
+    def size(self) -> Path:
+        return self.path / "size"
+
     def output(self, stream: OutputStream) -> Path:
         return self.path / stream.value
 

@@ -10,7 +10,9 @@ SHORTEST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
 
 
-async def read_output(path: Path, offset_bytes: int, ended: asyncio.Event) -> AsyncIterator[bytes]:
+async def read_output(
+    path: Path, offset_bytes: int, ended: asyncio.Event, longest_pause_s: float = LONGEST_PAUSE_S
+) -> AsyncIterator[bytes]:
     """From an offset on; ends when ``ended`` is set and everything was read."""
     pause_s = SHORTEST_PAUSE_S
     while True:
@@ -27,7 +29,7 @@ async def read_output(path: Path, offset_bytes: int, ended: asyncio.Event) -> As
                 async with asyncio.timeout(pause_s):
                     await ended.wait()
             except TimeoutError:
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+                pause_s = min(2 * pause_s, longest_pause_s)
 
 
 def size_of(path: Path) -> int:

@@ -70,6 +70,7 @@ def prepare(
         "devices": str(directory.devices),
         "device_binds": device_binds,
         "stdin": spec.stdin,
+        "stdin_once": spec.stdin_once,
         "tty": spec.tty,
         "environment": environment(identity),
         "working_dir": working_dir,

@@ -15,8 +15,6 @@ has its terminal take the size that the file ``size`` has.
 import fcntl
 import json
 import os
-import pty
-import select
 import signal
 import struct
 import sys
@@ -27,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from multicri_charliecloud import kernel
+from multicri_charliecloud.relay import Relay
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
-CHUNK_BYTES = 65536
 LONGEST_MESSAGE_BYTES = 4096
 CANNOT_RUN_EXIT_CODE = 127
 
@@ -85,14 +83,20 @@ def _keep(say: int) -> None:
 class Container:
     """job: ``words`` of ch-run; ``identity``: user and group id to become, or null; ``binds``: source, target, readonly
     of each mount to be made in the namespace of this process; ``devices``: directory that gets a /dev of its own;
-    ``device_binds``: the same as binds, with targets below that; ``stdin``, ``tty``; ``environment`` of ch-run itself.
+    ``device_binds``: the same as binds, with targets below that; ``stdin``, ``stdin_once``, ``tty``; ``environment`` of
+    ch-run itself.
     """
 
     def __init__(self, job: dict[str, Any]) -> None:
         self._job = job
 
     def run(self, say: int) -> None:
-        streams, terminal = self._streams()
+        relay = Relay(
+            stdin=self._job["stdin"],
+            stdin_once=self._job["stdin_once"],
+            tty=self._job["tty"],
+            owner=self._job["identity"],
+        )
         self._enter_namespaces()
         wait, release = os.pipe()
         failing, failed = os.pipe()
@@ -100,11 +104,11 @@ class Container:
         if pid == 0:
             os.close(release)
             os.close(failing)
-            self._become_container(wait, failed, streams)
+            self._become_container(wait, failed, relay.files)
         os.close(wait)
         os.close(failed)
         born = start_time(pid)
-        if terminal is not None:
+        if (terminal := relay.terminal) is not None:
             signal.signal(signal.SIGWINCH, lambda *_: resize(terminal))
         started_at_ns = time.time_ns()
         me = os.getpid()
@@ -123,11 +127,7 @@ class Container:
             message = reader.read(LONGEST_MESSAGE_BYTES)
         os.write(say, message or b"ok")
         os.close(say)
-        if terminal is not None:
-            os.close(streams[0])
-            pump(terminal, self._job["stdin"])
-        _, status = os.waitpid(pid, 0)
-        code = os.waitstatus_to_exitcode(status)
+        code = os.waitstatus_to_exitcode(relay.run(pid))
         _publish(
             "exit",
             {
@@ -137,18 +137,6 @@ class Container:
                 "message": message.decode(errors="replace"),
             },
         )
-
-    def _streams(self) -> tuple[tuple[int, int, int], int | None]:
-        """What the container has as its first three files; and the other end of its terminal."""
-        append = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-        stdout, stderr = (os.open(name, append, 0o600) for name in ("stdout", "stderr"))
-        if self._job["tty"]:
-            master, slave = pty.openpty()
-            if (identity := self._job["identity"]) is not None:
-                os.fchown(slave, *identity)
-            return (slave, slave, slave), master
-        stdin = os.open("stdin" if self._job["stdin"] else os.devnull, os.O_RDWR)
-        return (stdin, stdout, stderr), None
 
     def _enter_namespaces(self) -> None:
         user, group = os.geteuid(), os.getegid()
@@ -194,24 +182,6 @@ class Container:
         except BaseException as error:
             os.write(failed, str(error).encode()[:LONGEST_MESSAGE_BYTES])
         os._exit(CANNOT_RUN_EXIT_CODE)
-
-
-def pump(terminal: int, has_stdin: bool) -> None:
-    """Copy between a container's terminal and its files, until nobody has the terminal any more."""
-    output = os.open("stdout", os.O_WRONLY | os.O_APPEND)
-    keys = os.open("stdin", os.O_RDWR | os.O_NONBLOCK) if has_stdin else None
-    sources = [terminal] if keys is None else [terminal, keys]
-    while True:
-        for ready in select.select(sources, [], [])[0]:
-            try:
-                data = os.read(ready, CHUNK_BYTES)
-            except BlockingIOError:
-                continue
-            except OSError:  # Linux' way to say so
-                return
-            if not data and ready == terminal:
-                return
-            os.write(terminal if ready == keys else output, data)
 
 
 def resize(terminal: int) -> None:

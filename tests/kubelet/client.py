@@ -96,6 +96,7 @@ class Kubelet:
         resources: cri.LinuxContainerResources | None = None,
         stdin: bool = False,
         stdin_once: bool = False,
+        tty: bool = False,
     ) -> str:
         """Returns the container's id."""
         config = cri.ContainerConfig(
@@ -114,6 +115,7 @@ class Kubelet:
             log_path=f"{name}/{attempt}.log",
             stdin=stdin,
             stdin_once=stdin_once,
+            tty=tty,
             linux=cri.LinuxContainerConfig(resources=resources),
         )
         (pod.log_directory / name).mkdir(parents=True, exist_ok=True)
