@@ -19,6 +19,7 @@ import uvloop
 
 from multicri_proxy.admin import AdminServer
 from multicri_proxy.api.adapter import AdapterContext, ImagesContext, ImagesFactory
+from multicri_proxy.api.counts import ImageCounts
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument
 from multicri_proxy.api.log import Log, writing_to_stderr
 from multicri_proxy.api.tasks import Tasks
@@ -98,13 +99,14 @@ async def running(settings: Settings) -> AsyncIterator[Reloadable]:
                 await refuse_untested(name, endpoint)
         ledger = await stack.enter_async_context(Ledger.open(settings.resources_cache_path / "ledger.db"))
         secrets = SealedSecrets.from_file(key_file(settings, os.environ))
-        builders = plug_ins("image_builders")
+        builders, counts = plug_ins("image_builders"), ImageCounts()
         make_pool: ImagesFactory = plug_in("images", "pool")
         images_context = ImagesContext(
             settings=settings.adapters.get("images", {}),
             store=ledger.space("images"),
             secrets=secrets,
             image_builders=builders,
+            counts=counts,
         )
         images = await stack.enter_async_context(make_pool(images_context))
         context = AdapterContext(
@@ -114,6 +116,7 @@ async def running(settings: Settings) -> AsyncIterator[Reloadable]:
             images=images,
             handlers=settings.handler,
             image_builders=builders,
+            counts=counts,
         )
         service = await stack.enter_async_context(
             AdapterRuntime(
@@ -132,6 +135,7 @@ async def running(settings: Settings) -> AsyncIterator[Reloadable]:
                     bin_dir=settings.network_bin_dir,
                 ),
                 directory=settings.resources_cache_path,
+                counts=counts,
             )
         )
         interposer = Interposer(

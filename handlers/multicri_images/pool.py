@@ -7,7 +7,8 @@ namespace whose pod brought them, for whatever a build is given can be read in t
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Container, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from multicri_images.asking import Asking, Silent
 from multicri_images.credentials import checked, of_docker_config
+from multicri_images.eviction import surplus
 from multicri_images.names import PREFIX, Reference, SingularityScheme, digest_name, reference_of, source_of
 from multicri_images.question import Known, Question
 from multicri_images.records import (
@@ -31,7 +33,8 @@ from multicri_images.records import (
     without_source,
 )
 from multicri_proxy.api.adapter import ImagesContext
-from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument, Unavailable
+from multicri_proxy.api.counts import Result
+from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument, MulticriError, Unavailable
 from multicri_proxy.api.ids import ImageId, ImageRef
 from multicri_proxy.api.image import BuildSource, Image, ImagePool, RegistryAuth
 from multicri_proxy.api.log import Log
@@ -48,6 +51,9 @@ kubelet pulls one image after the other, those of ordinary pods too."""
 
 LARGEST_FILE_BYTES = 1024 * 1024
 
+_USED = "used "
+"""Keys of the store with the time when an image was used last; all others are ids of images."""
+
 _HEX = re.compile(r"[0-9a-f]{12,64}", re.ASCII)  # crictl prints 13 digits of an id
 _log = Log("images")
 
@@ -55,19 +61,24 @@ _log = Log("images")
 @asynccontextmanager
 async def pool(context: ImagesContext) -> AsyncIterator[ImagePool]:
     """The plug-in: an ImagesFactory."""
-    records = [from_row(value) for _, value in await context.store.items()]
+    rows = await context.store.items()
+    records = [from_row(value) for key, value in rows if not key.startswith(_USED)]
+    used = {ImageId(key.removeprefix(_USED)): int(value) for key, value in rows if key.startswith(_USED)}
     async with Tasks() as tasks:
-        yield Pool(context, tasks, sorted(records, key=lambda record: record.number))
+        yield Pool(context, tasks, sorted(records, key=lambda record: record.number), used)
 
 
 class Pool:
     """Images by id. Two names of one image are one image with two names."""
 
-    def __init__(self, context: ImagesContext, tasks: Tasks, records: Sequence[Record]) -> None:
+    def __init__(
+        self, context: ImagesContext, tasks: Tasks, records: Sequence[Record], used: Mapping[ImageId, int]
+    ) -> None:
         self._context = context
         self._store = context.store
         self._tasks = tasks
         self._records = {record.image.id: record for record in records}
+        self._used_at_ns = dict(used)
         self._next = max((record.number for record in records), default=-1) + 1
         self._writing = asyncio.Lock()
         self._asking = Asking()
@@ -82,8 +93,20 @@ class Pool:
     async def pull(
         self, name: ImageRef, *, auth: RegistryAuth | None = None, namespace: str = "", plain: bool = False
     ) -> Image:
-        settings = await self._settings()
-        source = source_of(name, plain=plain, singularity=settings.singularity_repository)
+        settings, scheme = await self._settings(), "unknown"
+        result: Result = "failed"
+        try:
+            source = source_of(name, plain=plain, singularity=settings.singularity_repository)
+            scheme = source.partition(":")[0]
+            image = await self._pull(name, source, auth, namespace, settings)
+            result = "ok"
+        finally:
+            self._context.counts.pulls[scheme, result] += 1
+        return image
+
+    async def _pull(
+        self, name: ImageRef, source: str, auth: RegistryAuth | None, namespace: str, settings: "Settings"
+    ) -> Image:
         scheme = source.partition(":")[0]
         if scheme not in self._schemes:
             raise InvalidArgument(f"image name {name!r}: nothing here builds images of {scheme!r} yet")
@@ -121,11 +144,30 @@ class Pool:
                 image = self.find(name)
                 if image is not None:
                     await self._store.delete(image.id)
+                    await self._store.delete(f"{_USED}{image.id}")
                     del self._records[image.id]
+                    self._used_at_ns.pop(image.id, None)
                     _log.info("image forgotten", source=image.source, image_id=image.id)
                 return image
 
         return await self._tasks.finish(f"forget {name}", forget)
+
+    async def note_use(self, image_id: ImageId) -> None:
+        async with self._writing:
+            if image_id in self._records:
+                await self._note_use(image_id)
+
+    async def surplus(self, in_use: Container[str], on_node: Mapping[ImageId, int]) -> Sequence[Image]:
+        if not self._records:
+            return ()
+        settings = await self._settings()
+        young_ns = time.time_ns() - int(settings.spare_s * 1e9)
+
+        def stays(image: Image) -> bool:
+            return image.pinned or image.id in in_use or self._used_at_ns.get(image.id, 0) > young_ns
+
+        images = sorted(self.images(), key=lambda image: self._used_at_ns.get(image.id, 0))
+        return surplus(images, on_node, stays, limit_count=settings.limit_count, limit_bytes=settings.limit_bytes)
 
     async def build_source(self, image: Image, namespace: str) -> BuildSource:
         record = self._records.get(image.id)
@@ -238,11 +280,20 @@ class Pool:
                 await self._put(after)
                 self._next = max(self._next, after.number + 1)
                 _log.info("image recorded", image=name, source=after.image.source, image_id=after.image.id)
+            await self._note_use(found.id)
             return after.image
 
     async def _put(self, record: Record) -> None:
         await self._store.put(record.image.id, to_row(record))
         self._records[record.image.id] = record
+
+    async def _note_use(self, image_id: ImageId) -> None:
+        """On a full disk in memory alone: an image goes a little too early, but no pod waits."""
+        self._used_at_ns[image_id] = time.time_ns()
+        try:
+            await self._store.put(f"{_USED}{image_id}", str(self._used_at_ns[image_id]).encode())
+        except MulticriError as error:
+            _log.warning("the use of an image is not kept", image_id=image_id, error=error)
 
     def _of_source(self, source: str) -> Image | None:
         return next((one.image for one in self._records.values() if source in one.sources.values()), None)

@@ -33,6 +33,8 @@ class Settings(BaseModel):
     docker_config: file with credentials as ``docker login`` writes it, mode 0600. Pods of every namespace get them.
     singularity_repository: what ``multicri/singularity-repository.<reference>`` means.
     pinned: patterns of names (``multicri/docker.ghcr.io/acme/*``) that are never removed to make room.
+    limit_count: how many images there may be; limit_bytes: how much room they may take on this node; 0 is no limit.
+        Beyond that those go that nothing uses, least recently used first, but none that was used in the last spare_s.
     registries: by ``host`` or ``host:port``, those that are not reached as usual.
     """
 
@@ -44,6 +46,9 @@ class Settings(BaseModel):
     docker_config: Annotated[str, Field(pattern=r"^(/[^\x00\n]*)?$")] = ""
     singularity_repository: SingularityScheme = "shub"
     pinned: tuple[str, ...] = ()
+    limit_count: Annotated[int, Field(ge=0)] = 1000
+    limit_bytes: Annotated[int, Field(ge=0)] = 0
+    spare_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 120.0
     registries: Mapping[str, RegistrySettings] = {}
 
     @field_validator("registries")

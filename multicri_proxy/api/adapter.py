@@ -6,11 +6,12 @@ CRI is large, an adapter is small: sandboxes, states, timestamps, filters, log f
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from types import TracebackType
 from typing import Protocol, Self
 
+from multicri_proxy.api.counts import ImageCounts
 from multicri_proxy.api.ids import ContainerId, PodSandboxId
 from multicri_proxy.api.image import Image, ImageBuilder, ImagePool
 
@@ -256,6 +257,7 @@ class AdapterContext:
 
     settings: the section of the configuration that has the adapter's name, not yet checked.
     handlers: the RuntimeClass handlers whose pods are the adapter's. images: those that its containers are made of.
+    counts: where it counts what becomes of them.
     """
 
     settings: Mapping[str, object]
@@ -264,16 +266,21 @@ class AdapterContext:
     images: ImagePool
     image_builders: Sequence[ImageBuilder]
     handlers: Sequence[str] = ("multicri",)
+    counts: ImageCounts = field(default_factory=ImageCounts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImagesContext:
-    """What the pool's factory is given. settings: the section ``images`` of the configuration, not yet checked."""
+    """What the pool's factory is given. settings: the section ``images`` of the configuration, not yet checked.
+
+    counts: where it counts pulls.
+    """
 
     settings: Mapping[str, object]
     store: Store
     secrets: Secrets
     image_builders: Sequence[ImageBuilder]
+    counts: ImageCounts = field(default_factory=ImageCounts)
 
 
 class ImagesFactory(Protocol):

@@ -2,9 +2,10 @@
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 from multicri_proxy.api.ids import ImageId, ImageRef
@@ -135,6 +136,17 @@ class ImagePool(Protocol):
         """Forget the image with this name or id, with all of its names; returns it. An unknown one is no error."""
         ...
 
+    async def note_use(self, image_id: ImageId) -> None:
+        """It is used now: those that were not for longest make room first. One that is unknown is no error."""
+        ...
+
+    async def surplus(self, in_use: Container[str], on_node: Mapping[ImageId, int]) -> Sequence[Image]:
+        """What is to be removed for the pool to be within its limits, least recently used first.
+
+        in_use: ids of containers' images, which stay. on_node: how many bytes images take on this node.
+        """
+        ...
+
     async def build_source(self, image: Image, namespace: str) -> BuildSource:
         """What a build of the image for a pod of this namespace is to be given. Ask anew for each build.
 
@@ -226,6 +238,38 @@ class Build:
     state: Literal["building", "built", "failed"]
     size_bytes: int = 0
     log: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """What images take of a file system of this node.
+
+    directory: where they are; how full its file system is, the kernel knows. sizes_bytes: the room that each takes.
+    """
+
+    directory: Path
+    sizes_bytes: Mapping[ImageId, int] = field(default_factory=dict)
+    inodes_used: int = 0
+
+    @property
+    def used_bytes(self) -> int:
+        return sum(self.sizes_bytes.values())
+
+
+@runtime_checkable
+class BringsImages(Protocol):
+    """An adapter that has images on this node, before there is a container."""
+
+    async def bring_image(self, image: Image, namespace: str) -> None:
+        """Have it here, when a pod of this namespace pulls it.
+
+        Raises a MulticriError saying why it cannot be had; one that is cancelled goes on in the background.
+        """
+        ...
+
+    def stored(self) -> Stored:
+        """From memory."""
+        ...
 
 
 @runtime_checkable

@@ -1,12 +1,14 @@
 """What every group of CRI calls stands on."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from weakref import WeakValueDictionary
 
 from multicri_proxy.api.adapter import Adapter
+from multicri_proxy.api.counts import ImageCounts
 from multicri_proxy.api.image import ImagePool
 from multicri_proxy.network.pod_network import PodNetwork
 from multicri_proxy.runtime.events import Events
@@ -36,7 +38,8 @@ class Parts:
 
     directory: where the records are. handlers: the RuntimeClass handlers that stand for the adapter.
     log_of: makes a new container's log. streaming: where clients of exec, attach and port-forward come.
-    network: of pods that have one of their own.
+    network: of pods that have one of their own. creating: containers under way, by the ids of their images.
+    images_changed: set when there may be one too many. counts: of images.
     """
 
     adapter: Adapter
@@ -51,7 +54,10 @@ class Parts:
     log_of: Callable[[Container, Sandbox], ContainerLog | None]
     streaming: StreamingServer
     network: PodNetwork
+    counts: ImageCounts
     names: NameLocks = field(default_factory=NameLocks)
+    creating: Counter[str] = field(default_factory=Counter)
+    images_changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Calls:

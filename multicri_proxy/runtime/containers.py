@@ -44,7 +44,12 @@ class ContainerCalls(Calls):
             if image is None:
                 raise NotFound(f"image {config.image.image!r} has not been pulled")
             container_id = ContainerId(secrets.token_hex(32))
-            await self._create(container_id, request, sandbox, image)
+            self._parts.creating[image.id] += 1
+            try:
+                await self._parts.images.note_use(image.id)
+                await self._create(container_id, request, sandbox, image)
+            finally:
+                self._parts.creating[image.id] -= 1
         return cri.CreateContainerResponse(container_id=container_id)
 
     async def start_container(self, request: cri.StartContainerRequest) -> cri.StartContainerResponse:

@@ -1,23 +1,39 @@
 """CRI's calls for images, answered from the pool."""
 
+import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import asdict, replace
 
-from multicri_proxy.api.errors import InvalidArgument
-from multicri_proxy.api.ids import ImageRef
-from multicri_proxy.api.image import Build, Image, KeepsImages, RegistryAuth, username_and_password
+from multicri_proxy.api.errors import InvalidArgument, MulticriError
+from multicri_proxy.api.ids import ImageId, ImageRef
+from multicri_proxy.api.image import (
+    BringsImages,
+    Build,
+    Image,
+    KeepsImages,
+    RegistryAuth,
+    Stored,
+    username_and_password,
+)
+from multicri_proxy.api.log import Log
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.runtime import messages
 from multicri_proxy.runtime.calls import Calls
-from multicri_proxy.runtime.late import itself
+from multicri_proxy.runtime.late import imported, itself
+
+LIMITS_S = 300.0
+"""So often it is noted which images are used, and looked whether there are too many, if nothing is pulled: as often as
+the kubelet does so with its own."""
+
+_log = Log("runtime")
 
 
 class ImageCalls(Calls):
     """The image service."""
 
     async def pull_image(self, request: cri.PullImageRequest) -> cri.PullImageResponse:
-        image = await self._parts.images.pull(
+        image = await self.have_image(
             ImageRef(_name(request.image)),
             auth=_auth(request.auth),
             namespace=request.sandbox_config.metadata.namespace,
@@ -31,7 +47,7 @@ class ImageCalls(Calls):
         if image is None:
             return cri.ImageStatusResponse()
         return cri.ImageStatusResponse(
-            image=messages.image(image),
+            image=_message(image, self.image_sizes()),
             info=messages.info(self._image_facts(image)) if request.verbose else {},
         )
 
@@ -48,14 +64,57 @@ class ImageCalls(Calls):
         return cri.RemoveImageResponse()
 
     async def image_fs_info(self, request: cri.ImageFsInfoRequest) -> cri.ImageFsInfoResponse:
-        """The file system of our own records, with none of it used for images: they are built where they run."""
+        """Where the adapter's images are on this node; if it has none here, the file system of our own records, with
+        none of it used. How full that is the kubelet asks the kernel. Beside a default runtime nobody asks us.
+        """
+        stored = self._stored()
         usage = cri.FilesystemUsage(
             timestamp=self._parts.now_ns(),
-            fs_id=cri.FilesystemIdentifier(mountpoint=str(self._parts.directory)),
-            used_bytes=cri.UInt64Value(value=0),
-            inodes_used=cri.UInt64Value(value=0),
+            fs_id=cri.FilesystemIdentifier(mountpoint=str(stored.directory)),
+            used_bytes=cri.UInt64Value(value=stored.used_bytes),
+            inodes_used=cri.UInt64Value(value=stored.inodes_used),
         )
         return cri.ImageFsInfoResponse(image_filesystems=[usage], container_filesystems=[usage])
+
+    async def have_image(
+        self, name: ImageRef, *, auth: RegistryAuth | None = None, namespace: str = "", plain: bool = False
+    ) -> Image:
+        """Pull it; if images are kept on this node, have it built here, too."""
+        pool = self._parts.images
+        known = {image.id for image in pool.images()}
+        image = await pool.pull(name, auth=auth, namespace=namespace, plain=plain)
+        adapter = await imported(self._parts.adapter)
+        if isinstance(adapter, BringsImages):
+            try:
+                await adapter.bring_image(image, namespace)
+            except MulticriError:
+                if image.id not in known and not self.containers_by_image()[image.id]:
+                    await self.drop_image(image.id)  # else the kubelet takes it to be there
+                raise
+        self._parts.images_changed.set()
+        return image
+
+    async def keep_within_limits(self) -> None:
+        """Without end."""
+        while True:
+            try:
+                async with asyncio.timeout(LIMITS_S):
+                    await self._parts.images_changed.wait()
+            except TimeoutError:
+                for image_id in self.containers_by_image():
+                    await self._parts.images.note_use(ImageId(image_id))
+            self._parts.images_changed.clear()
+            try:
+                await self._make_room()
+            except MulticriError as error:
+                _log.warning("images are not kept within their limits", error=error)
+
+    async def _make_room(self) -> None:
+        for image in await self._parts.images.surplus(self.containers_by_image(), self.image_sizes()):
+            if not self.containers_by_image()[image.id]:
+                _log.info("an image goes: there are too many", image_id=image.id, source=image.source)
+                self._parts.counts.evictions["pool"] += 1
+                await self.drop_image(image.id)
 
     async def drop_image(self, name: str) -> None:
         """Have it forgotten, and what was built of it deleted. One that is unknown is no error."""
@@ -70,8 +129,12 @@ class ImageCalls(Calls):
         return adapter.builds(image.id) if isinstance(adapter, KeepsImages) else ()
 
     def containers_by_image(self) -> Counter[str]:
-        """How many containers there are of each image, by its id."""
-        return Counter(record.image_id for record in self._parts.pods.containers())
+        """How many containers there are of each image, by its id, those included that are being created."""
+        return Counter(record.image_id for record in self._parts.pods.containers()) + self._parts.creating
+
+    def image_sizes(self) -> Mapping[ImageId, int]:
+        """How many bytes each image takes on this node. From memory."""
+        return self._stored().sizes_bytes
 
     def _image_facts(self, image: Image) -> dict[str, object]:
         config = {"config": asdict(image.config)} if image.config else {}
@@ -82,8 +145,20 @@ class ImageCalls(Calls):
         images = self._parts.images
         if wanted.image.image:
             found = images.find(wanted.image.image)
-            return [messages.image(found)] if found else []
-        return [messages.image(image) for image in images.images()]
+            return [_message(found, self.image_sizes())] if found else []
+        sizes = self.image_sizes()
+        return [_message(image, sizes) for image in images.images()]
+
+    def _stored(self) -> Stored:
+        adapter = itself(self._parts.adapter)
+        return adapter.stored() if isinstance(adapter, BringsImages) else Stored(directory=self._parts.directory)
+
+
+def _message(image: Image, sizes_bytes: Mapping[ImageId, int]) -> cri.Image:
+    """One whose removal makes no room on this node is pinned: a kubelet that wants room is to leave it alone."""
+    if image.id not in sizes_bytes:
+        return messages.image(replace(image, pinned=True))
+    return messages.image(replace(image, size_bytes=sizes_bytes[image.id]))
 
 
 def _name(image: cri.ImageSpec) -> str:

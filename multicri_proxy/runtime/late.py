@@ -41,7 +41,7 @@ class LateAdapter:
 
     async def __aenter__(self) -> Self:
         if await self._context.store.items():
-            await self._there()
+            await self.there()
         return self
 
     async def __aexit__(
@@ -51,24 +51,24 @@ class LateAdapter:
 
     async def adopt(self, known: Collection[ContainerId]) -> None:
         if known or self.loaded:
-            adapter = await self._there()
+            adapter = await self.there()
             await adapter.adopt(known)
         self._adopted = True
 
     async def create_container(self, spec: ContainerSpec) -> None:
-        adapter = await self._there()
+        adapter = await self.there()
         await adapter.create_container(spec)
 
     async def start_container(self, container_id: ContainerId) -> None:
-        adapter = await self._there()
+        adapter = await self.there()
         await adapter.start_container(container_id)
 
     async def stop_container(self, container_id: ContainerId, grace_period_s: int) -> Report:
-        adapter = await self._there()
+        adapter = await self.there()
         return await adapter.stop_container(container_id, grace_period_s)
 
     async def remove_container(self, container_id: ContainerId) -> None:
-        adapter = await self._there()
+        adapter = await self.there()
         await adapter.remove_container(container_id)
 
     async def stop_sandbox(self, sandbox_id: PodSandboxId) -> None:
@@ -77,13 +77,13 @@ class LateAdapter:
 
     async def watch(self) -> AsyncIterator[Report]:
         await self._is_loaded.wait()
-        adapter = await self._there()
+        adapter = await self.there()
         async with closing(adapter.watch()) as reports:
             async for report in reports:
                 yield report
 
     async def output(self, container_id: ContainerId, stream: OutputStream, offset_bytes: int) -> AsyncIterator[bytes]:
-        adapter = await self._there()
+        adapter = await self.there()
         async with closing(adapter.output(container_id, stream, offset_bytes)) as pieces:
             async for piece in pieces:
                 yield piece
@@ -92,10 +92,11 @@ class LateAdapter:
         return self.loaded.usage(container_id) if self.loaded else None
 
     async def details(self, container_id: ContainerId) -> Mapping[str, str]:
-        adapter = await self._there()
+        adapter = await self.there()
         return await adapter.details(container_id)
 
-    async def _there(self) -> Adapter:
+    async def there(self) -> Adapter:
+        """The adapter, imported if it was not."""
         if self.loaded is not None:
             return self.loaded
         async with self._loading:
@@ -114,3 +115,8 @@ def itself(adapter: Adapter) -> Adapter:
     if isinstance(adapter, LateAdapter) and adapter.loaded is not None:
         return adapter.loaded
     return adapter
+
+
+async def imported(adapter: Adapter) -> Adapter:
+    """The same, waited for."""
+    return await adapter.there() if isinstance(adapter, LateAdapter) else adapter

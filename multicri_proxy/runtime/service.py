@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from multicri_proxy.api.adapter import Adapter
+from multicri_proxy.api.counts import ImageCounts
 from multicri_proxy.api.errors import InvalidArgument, MulticriError
 from multicri_proxy.api.ids import PodSandboxId
 from multicri_proxy.api.image import ImagePool
@@ -61,6 +62,7 @@ class Runtime(SandboxCalls, ContainerCalls, StreamCalls, StatsCalls, ImageCalls,
         pod_ip: str,
         streaming: StreamingServer,
         network: PodNetwork | None = None,
+        counts: ImageCounts | None = None,
         drain_timeout_s: float = 10.0,
         now_ns: Callable[[], int] = time.time_ns,
         pause: Pause = asyncio.sleep,
@@ -100,6 +102,7 @@ class Runtime(SandboxCalls, ContainerCalls, StreamCalls, StatsCalls, ImageCalls,
                 log_of=self._log_of,
                 streaming=streaming,
                 network=self._network,
+                counts=counts or ImageCounts(),
             )
         )
 
@@ -117,6 +120,7 @@ class Runtime(SandboxCalls, ContainerCalls, StreamCalls, StatsCalls, ImageCalls,
             stack.callback(self._events.close)
             await stack.enter_async_context(self._parts.streaming)
             self._tasks.start("save log positions", self._positions.run)
+            self._tasks.start("keep images within their limits", self.keep_within_limits)
             self._lifecycle.begin()
             await stack.enter_async_context(self._network)
             ready = {record.id for record in self._pods.sandboxes() if record.state is SandboxState.READY}

@@ -141,7 +141,8 @@ async def test_garbage_collection_takes_ours_and_the_nodes_apart(bed: Testbed, k
     await kubelet.call(cri.ImageFsInfoRequest(), cri.ImageFsInfoResponse)
     listed = {image.id: image for image in await kubelet.images()}
     assert {ordinary, ours} <= listed.keys()
-    assert listed[ours].size > 0 and not listed[ours].pinned
+    assert listed[ours].size > 0
+    assert listed[ours].pinned and not listed[ordinary].pinned, "removing ours makes no room on the node"
     await remove(kubelet, ours)
     assert ours not in {image.id for image in await kubelet.images()}
     assert (await status_of(kubelet, ordinary)).id == ordinary

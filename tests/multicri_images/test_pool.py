@@ -10,6 +10,7 @@ from multicri_images.pool import pool
 from pool_bench import MemoryStore
 
 from multicri_proxy.api.adapter import ImagesContext
+from multicri_proxy.api.counts import ImageCounts
 from multicri_proxy.api.errors import InvalidArgument
 from multicri_proxy.api.ids import ImageRef
 from multicri_proxy.api.image import ImagePool
@@ -20,10 +21,10 @@ PERL_TOO = ImageRef("multicri/docker.perl.img:5")
 TOOL = ImageRef("multicri/docker.acme/tool")
 
 
-def pool_of(store: MemoryStore) -> AbstractAsyncContextManager[ImagePool]:
+def pool_of(store: MemoryStore, **settings: object) -> AbstractAsyncContextManager[ImagePool]:
     """A pool that asks no registry, over a builder of docker:// alone."""
     secrets = SealedSecrets(bytes(32))
-    settings = {"resolve": "never"}
+    settings = {"resolve": "never", **settings}
     return pool(ImagesContext(settings=settings, store=store, secrets=secrets, image_builders=(CHARLIECLOUD,)))
 
 
@@ -98,3 +99,47 @@ async def test_images_of_before_registries_were_asked_keep_their_ids() -> None:
         [image] = images.images()
         assert (image.id, image.source, image.names) == (f"sha256:{digits}", source, (PERL,))
         assert images.find(PERL_TOO) == image == await images.pull(PERL)
+
+
+async def test_which_image_was_not_used_for_longest_is_known_after_a_restart() -> None:
+    store, settings = MemoryStore(), {"limit_count": 1, "spare_s": 0}
+    async with pool_of(store, **settings) as images:
+        tool, perl = await images.pull(TOOL), await images.pull(PERL)
+        assert await images.surplus((), {}) == [tool]
+        await images.note_use(tool.id)
+    async with pool_of(store, **settings) as again:
+        assert await again.surplus((), {}) == [perl]
+        assert await again.surplus({perl.id}, {}) == [tool]
+        assert await again.surplus({perl.id, tool.id}, {}) == []
+        await again.remove(perl.id)
+        assert await again.surplus((), {}) == []
+    assert not any(perl.id in key for key in store.rows)
+
+
+async def test_what_is_pinned_or_was_used_a_moment_ago_is_no_surplus() -> None:
+    async with pool_of(MemoryStore(), limit_count=1, spare_s=0, pinned=[TOOL]) as images:
+        await images.pull(TOOL)
+        perl = await images.pull(PERL)
+        assert await images.surplus((), {}) == [perl]
+    async with pool_of(MemoryStore(), limit_count=1) as images:
+        for name in (TOOL, PERL):
+            await images.pull(name)
+        assert await images.surplus((), {}) == []
+
+
+async def test_pulls_are_counted_by_source_and_result() -> None:
+    counts = ImageCounts()
+    context = ImagesContext(
+        settings={"resolve": "never"},
+        store=MemoryStore(),
+        secrets=SealedSecrets(bytes(32)),
+        image_builders=(CHARLIECLOUD,),
+        counts=counts,
+    )
+    async with pool(context) as images:
+        await images.pull(PERL)
+        await images.pull(PERL_TOO)
+        for name in ("multicri/local-image.x", "multicri/nonsense"):
+            with pytest.raises(InvalidArgument):
+                await images.pull(ImageRef(name))
+    assert counts.pulls == {("docker", "ok"): 2, ("local-image", "failed"): 1, ("unknown", "failed"): 1}

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Container, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -196,6 +196,12 @@ class MemoryImages:
         if image := self.find(name):
             del self._images[image.id]
         return image
+
+    async def note_use(self, image_id: ImageId) -> None:
+        """It removes nothing of its own accord."""
+
+    async def surplus(self, in_use: Container[str], on_node: Mapping[ImageId, int]) -> Sequence[Image]:
+        return ()
 
     async def build_source(self, image: Image, namespace: str) -> BuildSource:
         return BuildSource(uri=image.source)
