@@ -173,8 +173,15 @@ def _observed(
             metrics.NodeCollector(
                 endpoints=settings.remote_runtime_endpoints,
                 image_endpoints=settings.remote_image_endpoints,
-                containers=service.counts,
+                containers=metrics.on_loop(service.counts),
                 dropped=lambda: dumper.dropped,
+            )
+        )
+        registry.register(
+            metrics.ImageCollector(
+                service.image_counts,
+                images=metrics.on_loop(service.image_count),
+                used_bytes=metrics.on_loop(lambda: service.stored().used_bytes),
             )
         )
         stack.enter_context(metrics.serving(settings.metrics_address, registry))

@@ -10,21 +10,27 @@ import socketserver
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from threading import Thread
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, make_wsgi_app
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from multicri_proxy.api.counts import BUCKETS_S as BUILD_BUCKETS_S
+from multicri_proxy.api.counts import Durations, ImageCounts
 from multicri_proxy.api.errors import FailedPrecondition
 from multicri_proxy.calls import Call, CallFailed, Reply, Runtime, Stream, StreamAround
 from multicri_proxy.methods import METHODS
 
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+_LOOP_S = 5.0
+_T = TypeVar("_T")
 
 _UNKNOWN = "other"
 """Label of methods that the table does not have: a client chooses their names, and must not fill our memory."""
@@ -103,6 +109,22 @@ class _MeteredStream(StreamAround):
                 yield message
 
 
+def on_loop(read: Callable[[], _T]) -> Callable[[], _T]:
+    """The same for other threads, done on the event loop that runs now: nothing changes there meanwhile.
+
+    It raises TimeoutError if the loop does not get to it.
+    """
+    loop = asyncio.get_running_loop()
+
+    async def reading() -> _T:
+        return read()
+
+    def ask() -> _T:
+        return asyncio.run_coroutine_threadsafe(reading(), loop).result(_LOOP_S)
+
+    return ask
+
+
 class NodeCollector(Collector):
     """What is read at the moment when Prometheus asks.
 
@@ -131,6 +153,49 @@ class NodeCollector(Collector):
             jobs.add_metric([state], count)
         yield jobs
         yield CounterMetricFamily("multicri_dump_records_dropped", "dump records dropped", value=self._dropped())
+
+
+class ImageCollector(Collector):
+    """Of images, likewise.
+
+    counts: since the daemon's start. images: how many there are. used_bytes: the room that they take on this node.
+    """
+
+    def __init__(self, counts: ImageCounts, *, images: Callable[[], int], used_bytes: Callable[[], int]) -> None:
+        self._counts = counts
+        self._images = images
+        self._used_bytes = used_bytes
+
+    def collect(self) -> Iterable[Metric]:
+        counts = self._counts
+        yield GaugeMetricFamily("multicri_images", "images that were pulled and not removed", value=self._images())
+        yield GaugeMetricFamily("multicri_images_bytes", "room that they take on this node", value=self._used_bytes())
+        pulls = CounterMetricFamily("multicri_image_pulls", "pulls that have ended", labels=("source", "result"))
+        for labels, count in sorted(counts.pulls.copy().items()):
+            pulls.add_metric(labels, count)
+        yield pulls
+        builds = HistogramMetricFamily(
+            "multicri_image_build_seconds", "how long builds of images took", labels=("builder", "result")
+        )
+        for labels, durations in sorted(counts.builds.copy().items()):
+            builds.add_metric(labels, *_histogram(durations))
+        yield builds
+        uploads = CounterMetricFamily("multicri_image_uploads", "images sent to clusters", labels=("result",))
+        for result, count in sorted(counts.uploads.copy().items()):
+            uploads.add_metric((result,), count)
+        yield uploads
+        evictions = CounterMetricFamily(
+            "multicri_image_evictions", "images removed for want of room, from the pool or a cluster", labels=("where",)
+        )
+        for where, count in sorted(counts.evictions.copy().items()):
+            evictions.add_metric((where,), count)
+        yield evictions
+
+
+def _histogram(durations: Durations) -> tuple[list[tuple[str, float]], float]:
+    """Prometheus wants each bucket to hold those below it, too."""
+    ends = [*map(str, BUILD_BUCKETS_S), "+Inf"]
+    return list(zip(ends, map(float, accumulate(durations.buckets)), strict=True)), durations.sum_s
 
 
 def _up(name: str, text: str, sockets: Mapping[str, str]) -> Metric:

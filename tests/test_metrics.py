@@ -1,5 +1,6 @@
 """Metrics, as Prometheus gets them."""
 
+import asyncio
 import socket
 import urllib.request
 from collections.abc import AsyncIterator
@@ -9,9 +10,10 @@ import grpc
 import pytest
 from prometheus_client import CollectorRegistry
 
+from multicri_proxy.api.counts import ImageCounts
 from multicri_proxy.api.errors import FailedPrecondition
 from multicri_proxy.calls import Call, CallFailed, Reply, Stream
-from multicri_proxy.metrics import Metered, NodeCollector, serving
+from multicri_proxy.metrics import ImageCollector, Metered, NodeCollector, on_loop, serving
 
 
 class Answers:
@@ -85,3 +87,33 @@ def test_a_port_that_is_taken_is_refused_by_name() -> None:
         serving("127.0.0.1:19110", CollectorRegistry()),
     ):
         pass
+
+
+def test_of_images_it_is_told_what_was_pulled_built_sent_and_removed_for_want_of_room() -> None:
+    registry, counts = CollectorRegistry(), ImageCounts()
+    registry.register(ImageCollector(counts, images=lambda: 3, used_bytes=lambda: 4096))
+    counts.pulls["docker", "ok"] += 2
+    counts.uploads["failed"] += 1
+    counts.evictions["cluster"] += 4
+    for seconds in (0.5, 3.0, 7200.0):
+        counts.built("apptainer", "ok", seconds)
+
+    def value(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(name, labels)
+
+    assert (value("multicri_images"), value("multicri_images_bytes")) == (3, 4096)
+    assert value("multicri_image_pulls_total", source="docker", result="ok") == 2
+    assert value("multicri_image_uploads_total", result="failed") == 1
+    assert value("multicri_image_evictions_total", where="cluster") == 4
+    builds, labels = "multicri_image_build_seconds", {"builder": "apptainer", "result": "ok"}
+    assert value(f"{builds}_sum", **labels) == 7203.5
+    assert value(f"{builds}_count", **labels) == 3
+    below = {end: value(f"{builds}_bucket", le=end, **labels) for end in ("1", "3", "3600", "+Inf")}
+    assert below == {"1": 1, "3": 2, "3600": 2, "+Inf": 3}
+
+
+async def test_what_changes_on_the_event_loop_is_read_there() -> None:
+    loop = asyncio.get_running_loop()
+    assert await asyncio.to_thread(on_loop(asyncio.get_running_loop)) is loop
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.to_thread(on_loop(lambda: 1 // 0))

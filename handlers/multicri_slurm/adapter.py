@@ -77,7 +77,7 @@ class SlurmAdapter:
         self._clusters: dict[str, ClusterVerbs] = {}
         self._carrier = Carrier()
         self._image_places = ImagePlaces(context.store)
-        self._images = Images(context.images, self._image_places, self._tasks, self._cluster_with)
+        self._images = Images(context.images, self._image_places, self._tasks, self._cluster_with, context.counts)
         self._stager = Stager(context.image_builders, self._images, self._carrier)
         refresh_s = min(profile.settings.volume_refresh_s for profile in self._profiles.all())
         self._refresher = Refresher(self._carrier, self._records, self._cluster_of, refresh_s)

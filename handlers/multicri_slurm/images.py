@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from multicri_proxy.api.counts import ImageCounts
 from multicri_proxy.api.errors import (
     FailedPrecondition,
     MulticriError,
@@ -79,12 +80,18 @@ class Images:
     """
 
     def __init__(
-        self, pool: ImagePool, places: ImagePlaces, tasks: Tasks, cluster_of: Callable[[ImagePlace], ClusterVerbs]
+        self,
+        pool: ImagePool,
+        places: ImagePlaces,
+        tasks: Tasks,
+        cluster_of: Callable[[ImagePlace], ClusterVerbs],
+        counts: ImageCounts,
     ) -> None:
         self._pool = pool
         self._places = places
         self._tasks = tasks
         self._cluster_of = cluster_of
+        self._counts = counts
         self._building: dict[tuple[str, str, str], asyncio.Future[None]] = {}
         self._failures: dict[tuple[ImageId, str], Build] = {}
         self._at_once: dict[str, asyncio.Semaphore] = {}
@@ -163,6 +170,8 @@ class Images:
             answer = await wanted.cluster.build_image(
                 place.directory, wanted.file_name, script, commands, wanted.site.prerun
             )
+        took_s = time.monotonic() - begun
+        self._counts.built(builder.name, "failed" if answer.failed else "ok", took_s)
         if answer.failed:
             cause = builder.cause(answer.log)
             self._fail(place, answer.log)
@@ -173,8 +182,10 @@ class Images:
             )
         self._failures.pop((image.id, str(place)), None)
         await self._places.put(place, answer.size_bytes)
-        took_s = round(time.monotonic() - begun, 1)
-        _log.info("an image is built", image_id=image.id, place=place, took_s=took_s, size_bytes=answer.size_bytes)
+        _log.info(
+            "an image is built", image_id=image.id, place=place, took_s=round(took_s, 1), size_bytes=answer.size_bytes
+        )
+        self._counts.evictions["cluster"] += len(answer.evicted)
         for evicted in answer.evicted:
             name = evicted.partition(" ")[0]
             _log.info("an image was removed to make room", image_id=f"sha256:{name}", place=place)

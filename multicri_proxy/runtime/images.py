@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, replace
 
+from multicri_proxy.api.counts import ImageCounts
 from multicri_proxy.api.errors import InvalidArgument, MulticriError
 from multicri_proxy.api.ids import ImageId, ImageRef
 from multicri_proxy.api.image import (
@@ -47,7 +48,7 @@ class ImageCalls(Calls):
         if image is None:
             return cri.ImageStatusResponse()
         return cri.ImageStatusResponse(
-            image=_message(image, self.image_sizes()),
+            image=_message(image, self.stored().sizes_bytes),
             info=messages.info(self._image_facts(image)) if request.verbose else {},
         )
 
@@ -67,7 +68,7 @@ class ImageCalls(Calls):
         """Where the adapter's images are on this node; if it has none here, the file system of our own records, with
         none of it used. How full that is the kubelet asks the kernel. Beside a default runtime nobody asks us.
         """
-        stored = self._stored()
+        stored = self.stored()
         usage = cri.FilesystemUsage(
             timestamp=self._parts.now_ns(),
             fs_id=cri.FilesystemIdentifier(mountpoint=str(stored.directory)),
@@ -110,7 +111,7 @@ class ImageCalls(Calls):
                 _log.warning("images are not kept within their limits", error=error)
 
     async def _make_room(self) -> None:
-        for image in await self._parts.images.surplus(self.containers_by_image(), self.image_sizes()):
+        for image in await self._parts.images.surplus(self.containers_by_image(), self.stored().sizes_bytes):
             if not self.containers_by_image()[image.id]:
                 _log.info("an image goes: there are too many", image_id=image.id, source=image.source)
                 self._parts.counts.evictions["pool"] += 1
@@ -132,9 +133,17 @@ class ImageCalls(Calls):
         """How many containers there are of each image, by its id, those included that are being created."""
         return Counter(record.image_id for record in self._parts.pods.containers()) + self._parts.creating
 
-    def image_sizes(self) -> Mapping[ImageId, int]:
-        """How many bytes each image takes on this node. From memory."""
-        return self._stored().sizes_bytes
+    @property
+    def image_counts(self) -> ImageCounts:
+        return self._parts.counts
+
+    def image_count(self) -> int:
+        return len(self._parts.images.images())
+
+    def stored(self) -> Stored:
+        """What images take of this node. From memory."""
+        adapter = itself(self._parts.adapter)
+        return adapter.stored() if isinstance(adapter, BringsImages) else Stored(directory=self._parts.directory)
 
     def _image_facts(self, image: Image) -> dict[str, object]:
         config = {"config": asdict(image.config)} if image.config else {}
@@ -142,16 +151,11 @@ class ImageCalls(Calls):
         return {"source": image.source, "builds": builds, **config}
 
     def _selected(self, wanted: cri.ImageFilter) -> list[cri.Image]:
-        images = self._parts.images
+        images, sizes = self._parts.images, self.stored().sizes_bytes
         if wanted.image.image:
             found = images.find(wanted.image.image)
-            return [_message(found, self.image_sizes())] if found else []
-        sizes = self.image_sizes()
+            return [_message(found, sizes)] if found else []
         return [_message(image, sizes) for image in images.images()]
-
-    def _stored(self) -> Stored:
-        adapter = itself(self._parts.adapter)
-        return adapter.stored() if isinstance(adapter, BringsImages) else Stored(directory=self._parts.directory)
 
 
 def _message(image: Image, sizes_bytes: Mapping[ImageId, int]) -> cri.Image:

@@ -174,12 +174,15 @@ async def test_metrics_are_served_where_the_admin_wants_them(bed: Testbed, proxy
     proxy.config.write_text(f"{proxy.config.read_text()}metrics_address: {path}\n")
     await proxy.start()
     await kubelet.sandboxes()
+    await kubelet.pull(f"multicri/docker-repository.{bed.registry.busybox}")
     reader, writer = await asyncio.open_unix_connection(path)
     writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
     text = (await asyncio.wait_for(reader.read(), 10)).decode()
     writer.close()
     assert 'multicri_calls_total{code="OK",method="ListPodSandbox",owner="default+multicri"} 1.0' in text
     assert 'multicri_endpoint_up{owner="default"} 1.0' in text
+    assert 'multicri_image_pulls_total{result="ok",source="docker"} 1.0' in text
+    assert "multicri_images 1.0" in text
 
 
 async def test_what_cannot_be_served_at_the_start_is_one_line_and_an_exit_status(proxy: Proxy, tmp_path: Path) -> None:
