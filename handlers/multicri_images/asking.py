@@ -1,12 +1,9 @@
 """Has a registry asked what a reference means, by a process of its own."""
 
 import asyncio
-import json
-import subprocess
-import sys
-import threading
 from dataclasses import asdict
 
+from multicri_images.children import ask
 from multicri_images.question import Finding, Known, Question
 from multicri_proxy.api.errors import FailedPrecondition, NotFound, PermissionDenied, Unavailable
 
@@ -53,42 +50,7 @@ class Asking:
 
 
 async def _ask(question: Question) -> dict[str, object]:
-    child = _Child()
     try:
-        line = await asyncio.to_thread(child.answer, json.dumps(asdict(question)).encode())
-        answer: dict[str, object] = json.loads(line)
+        return await ask("multicri_images.registry", asdict(question))
     except (OSError, ValueError) as error:
         return {"error": "unreachable", "message": f"asking the registry ended early: {type(error).__name__}"}
-    else:
-        return answer
-    finally:
-        child.kill()
-
-
-class _Child:
-    """One process. Not asyncio's: that forks, which gRPC's threads have a hard time with; subprocess does not."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._killed = False
-
-    def answer(self, question: bytes) -> bytes:
-        """Blocks until it has said everything, or is killed."""
-        with self._lock:
-            if self._killed:
-                return b""
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "multicri_images.registry"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                process_group=0,
-            )
-        return self._process.communicate(question)[0]
-
-    def kill(self) -> None:
-        with self._lock:
-            self._killed = True
-            if self._process is not None:
-                self._process.kill()

@@ -1,6 +1,7 @@
 """The images that were pulled: in memory, and in the store so that a restart keeps them.
 
-Nothing is pulled to the node: a pull finds out what a name means now, and records that. Credentials stay with the
+Nothing is pulled to the node by a pull: it finds out what a name means now, and records that. Where images are built on
+the node, that is done for the first container, and node_files.py's business. Credentials stay with the
 namespace whose pod brought them, for whatever a build is given can be read in the cluster by the pod's account.
 """
 
@@ -20,6 +21,7 @@ from multicri_images.asking import Asking, Silent
 from multicri_images.credentials import checked, of_docker_config
 from multicri_images.eviction import surplus
 from multicri_images.names import PREFIX, Reference, SingularityScheme, digest_name, reference_of, source_of
+from multicri_images.node_files import NOBODYS, NodeFiles
 from multicri_images.question import Known, Question
 from multicri_images.records import (
     Grant,
@@ -34,9 +36,15 @@ from multicri_images.records import (
 )
 from multicri_proxy.api.adapter import ImagesContext
 from multicri_proxy.api.counts import Result
-from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument, MulticriError, Unavailable
+from multicri_proxy.api.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    MulticriError,
+    PermissionDenied,
+    Unavailable,
+)
 from multicri_proxy.api.ids import ImageId, ImageRef
-from multicri_proxy.api.image import BuildSource, Image, ImagePool, RegistryAuth
+from multicri_proxy.api.image import BuildSource, Image, ImageFile, ImagePool, RegistryAuth
 from multicri_proxy.api.log import Log
 from multicri_proxy.api.tasks import Tasks
 
@@ -65,7 +73,11 @@ async def pool(context: ImagesContext) -> AsyncIterator[ImagePool]:
     records = [from_row(value) for key, value in rows if not key.startswith(_USED)]
     used = {ImageId(key.removeprefix(_USED)): int(value) for key, value in rows if key.startswith(_USED)}
     async with Tasks() as tasks:
-        yield Pool(context, tasks, sorted(records, key=lambda record: record.number), used)
+        pool = Pool(context, tasks, sorted(records, key=lambda record: record.number), used)
+        try:
+            yield pool
+        finally:
+            pool.close()
 
 
 class Pool:
@@ -86,6 +98,11 @@ class Pool:
         self._schemes = frozenset[str]().union(*(builder.schemes for builder in context.image_builders))
         self._silent: dict[str, float] = {}
         self._checked: Settings | None = None
+        self._node_files: NodeFiles | None = None
+
+    def close(self) -> None:
+        if self._node_files is not None:
+            self._node_files.close()
 
     def owns(self, name: str) -> bool:
         return name.startswith(PREFIX) or self._by_id(name) is not None
@@ -147,6 +164,7 @@ class Pool:
                     await self._store.delete(f"{_USED}{image.id}")
                     del self._records[image.id]
                     self._used_at_ns.pop(image.id, None)
+                    await (await self._files()).remove(image.id)
                     _log.info("image forgotten", source=image.source, image_id=image.id)
                 return image
 
@@ -189,6 +207,43 @@ class Pool:
             auth=auth,
             plain_http=registry.plain_http,
             ca_certificates=certificates,
+        )
+
+    async def file_suffix(self, runtime: str) -> str:
+        return await asyncio.to_thread((await self._files()).suffix, runtime)
+
+    async def file(self, image: Image, namespace: str, runtime: str) -> ImageFile:
+        files = await self._files()
+        known = await files.known(image, await self.file_suffix(runtime))
+        if known is not None:
+            self._check_use(image, namespace, builder=known[1])
+            return known[0]
+        source, record = await self.build_source(image, namespace), self._records.get(image.id)
+        grant = record.grants.get(namespace) if record else None
+        return await files.build(image, runtime, source, namespace if grant and grant.sealed else NOBODYS)
+
+    async def _files(self) -> NodeFiles:
+        if self._node_files is None:
+            settings = await self._settings()
+            if self._node_files is None:
+                self._node_files = NodeFiles(self._context.image_builders, self._tasks, settings)
+                known = partial(self._node_files.remove_others, self._records)
+                self._tasks.start("remove files of images that are gone", known)
+        return self._node_files
+
+    def _check_use(self, image: Image, namespace: str, *, builder: str) -> None:
+        """An image that one namespace's credentials built is for whoever has pulled it with their own, or needs none.
+
+        What a registry said of a pull is known by the digest that it told.
+        """
+        record = self._records.get(image.id)
+        grants = record.grants if record else {}
+        proved = {name: grant for name, grant in grants.items() if "@" in grant.uri}
+        if builder in {NOBODYS, namespace} or namespace in proved or not all(one.sealed for one in proved.values()):
+            return
+        raise PermissionDenied(
+            f"image {image.source}: it was pulled with another namespace's credentials: "
+            f"pull it for {namespace!r} too, with imagePullSecrets and imagePullPolicy: Always"
         )
 
     # -- what a name means ---------------------------------------------------------------------------------------

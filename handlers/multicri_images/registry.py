@@ -1,7 +1,7 @@
 """Asks a registry what a reference means: a program of its own, for what a pod's author names is not trusted.
 
-It reads a `Question` from stdin and writes one line of JSON, a `Finding` or ``{"error": kind, "message": ...}``, to
-stdout. It blocks, and is killed if it takes too long. The standard library alone: it is started for every pull.
+It reads a `Question` and writes one line of JSON, a `Finding` or ``{"error": kind, "message": ...}``. It blocks, and is
+killed if it takes too long. The standard library alone: it is started for every pull.
 
 Source: OCI distribution specification; OCI image specification; Docker registry token authentication.
 """
@@ -313,7 +313,7 @@ def _word(config: Mapping[str, Any], name: str) -> str:
 
 def main(question: IO[bytes], answer: IO[str]) -> None:
     """The program."""
-    asked = Question(**json.load(question))
+    asked = Question(**json.loads(question.readline()))
     signal.setitimer(signal.ITIMER_REAL, asked.timeout_s + 1)  # who asked may be gone
     resource.setrlimit(resource.RLIMIT_AS, (LARGEST_MEMORY_BYTES, LARGEST_MEMORY_BYTES))
     try:

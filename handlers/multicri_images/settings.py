@@ -1,6 +1,9 @@
 """What an admin decides about images: the ``images:`` section of the configuration."""
 
+import os
+import pwd
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -35,6 +38,9 @@ class Settings(BaseModel):
     pinned: patterns of names (``multicri/docker.ghcr.io/acme/*``) that are never removed to make room.
     limit_count: how many images there may be; limit_bytes: how much room they may take on this node; 0 is no limit.
         Beyond that those go that nothing uses, least recently used first, but none that was used in the last spare_s.
+    directory: on the node, of images that are built there; only the daemon and build_user get in.
+    build_user: whom builders on the node run as, if the daemon is root. build_timeout_s: for one build there.
+    builds_at_once: how many images are built on the node at a time.
     registries: by ``host`` or ``host:port``, those that are not reached as usual.
     """
 
@@ -49,7 +55,18 @@ class Settings(BaseModel):
     limit_count: Annotated[int, Field(ge=0)] = 1000
     limit_bytes: Annotated[int, Field(ge=0)] = 0
     spare_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 120.0
+    directory: Annotated[str, Field(pattern=r"^/[A-Za-z0-9._/@+-]+$")] = "/var/lib/multicri-proxy/images"
+    build_user: str = "nobody"
+    build_timeout_s: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] = 3600.0
+    builds_at_once: Annotated[int, Field(ge=1, le=64)] = 2
     registries: Mapping[str, RegistrySettings] = {}
+
+    @field_validator("build_user")
+    @classmethod
+    def _account(cls, value: str) -> str:
+        if os.geteuid() == 0:
+            identity_of(value)
+        return value
 
     @field_validator("registries")
     @classmethod
@@ -65,6 +82,26 @@ class Settings(BaseModel):
 
     def of_registry(self, registry: str) -> RegistrySettings:
         return self.registries.get(registry, RegistrySettings())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """An account of the node that is not our own."""
+
+    name: str
+    user_id: int
+    group_id: int
+
+
+def identity_of(user: str) -> Identity:
+    """Raises ValueError if it is nobody who may build, with what is wrong."""
+    try:
+        account = pwd.getpwnam(user)
+    except KeyError as error:
+        raise ValueError(f"there is no account {user[:80]!r} on this node") from error
+    if account.pw_uid == 0:
+        raise ValueError("must not be root: builders unpack what a registry sends")
+    return Identity(name=account.pw_name, user_id=account.pw_uid, group_id=account.pw_gid)
 
 
 def read_settings(section: Mapping[str, object]) -> Settings:

@@ -8,6 +8,14 @@ from enum import Enum
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
+from multicri_proxy.api.errors import (
+    FailedPrecondition,
+    MulticriError,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    Unavailable,
+)
 from multicri_proxy.api.ids import ImageId, ImageRef
 
 
@@ -105,6 +113,22 @@ class BuildSource:
     ca_certificates: bytes = b""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFile:
+    """An image that was built on the node, to be brought to where it is used.
+
+    path: of the node; it may be removed at any time, but what it holds never changes.
+    suffix: ``.sif`` or ``.squashfs``.
+    sha256: of the file, hexadecimal digits. config: OCI's; empty if the file itself has it where its runtime looks.
+    """
+
+    path: str
+    suffix: str
+    size_bytes: int
+    sha256: str
+    config: bytes = b""
+
+
 class ImagePool(Protocol):
     """The images of all adapters of this proxy, kept through restarts."""
 
@@ -154,6 +178,21 @@ class ImagePool(Protocol):
         """
         ...
 
+    async def file_suffix(self, runtime: str) -> str:
+        """How the name of a file ends that this node would build for a container runtime, as ``apptainer``.
+
+        Raises FailedPrecondition naming what has to be installed, if there is nothing on the node that builds one.
+        """
+        ...
+
+    async def file(self, image: Image, namespace: str, runtime: str) -> ImageFile:
+        """The image as a file of this node for a container runtime; built, once for everybody, unless it is there.
+
+        A call that is cancelled leaves the build to the next one.
+        Raises PermissionDenied if it is another namespace's, and what a failed build means.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
@@ -184,6 +223,22 @@ class BuildCause(Enum):
     NO_USER_NAMESPACES = "no user namespaces may be made where it is built"
     TOO_LATE = "it took too long"
     UNKNOWN = "its builder failed"
+
+
+_ERRORS: Mapping[BuildCause, type[MulticriError]] = {
+    BuildCause.NO_SUCH_IMAGE: NotFound,
+    BuildCause.UNAUTHORIZED: PermissionDenied,
+    BuildCause.UNREACHABLE: Unavailable,
+    BuildCause.CUT_OFF: Unavailable,
+    BuildCause.NO_SPACE: ResourceExhausted,
+}
+_LAST_WORDS = 8
+
+
+def build_error(what: str, cause: BuildCause, log: str) -> MulticriError:
+    """What a failed build means. what: for a human, who failed at what. log: the end of what the builder wrote."""
+    words = " / ".join(line.strip() for line in log.splitlines()[-_LAST_WORDS:])
+    return _ERRORS.get(cause, FailedPrecondition)(f"{what}: {cause.value}: {words}")
 
 
 class ImageBuilder(Protocol):

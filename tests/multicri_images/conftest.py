@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from multicri_images.builders import APPTAINER
+from multicri_images.builders import APPTAINER, CHARLIECLOUD
 from multicri_images.pool import pool
 from testbed import Testbed
 from testbed.door import Door
@@ -40,7 +40,7 @@ def open_pool(bed: Testbed, store: MemoryStore) -> OpenPool:
             settings={"registries": registries, "resolve": "always", **settings},
             store=store,
             secrets=SealedSecrets(bytes(32)),
-            image_builders=(APPTAINER,),
+            image_builders=(APPTAINER, CHARLIECLOUD),
         )
         async with pool(context) as images:
             yield images

@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import Self
 
 from multicri_proxy.api.adapter import Adapter, ContainerSpec, OutputStream, Phase, Report, Usage
-from multicri_proxy.api.errors import NotFound
+from multicri_proxy.api.errors import FailedPrecondition, NotFound
 from multicri_proxy.api.ids import ContainerId, ImageId, ImageRef, PodSandboxId
-from multicri_proxy.api.image import BuildSource, Image, RegistryAuth
+from multicri_proxy.api.image import BuildSource, Image, ImageFile, RegistryAuth
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.ledger import Ledger
 from multicri_proxy.network.pod_network import PodNetwork
@@ -205,6 +205,12 @@ class MemoryImages:
 
     async def build_source(self, image: Image, namespace: str) -> BuildSource:
         return BuildSource(uri=image.source)
+
+    async def file_suffix(self, runtime: str) -> str:
+        raise FailedPrecondition(f"nothing is built here for {runtime}")
+
+    async def file(self, image: Image, namespace: str, runtime: str) -> ImageFile:
+        raise FailedPrecondition(f"{image.source} is not built here for {runtime}")
 
 
 class Node:
