@@ -28,6 +28,7 @@ from typing import IO, Any
 
 from multicri_images.packing import LARGEST_CONFIG_BYTES
 
+DEFAULT_DIRECTORY = "/var/lib/multicri-proxy/images"
 LOG_BYTES = 6000
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PASSED_ON = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")

@@ -3,8 +3,10 @@
 import asyncio
 import os
 import shutil
+from collections import Counter
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,7 +16,7 @@ from multicri_images.building import PATH, Job, known_image, target_of
 from multicri_images.children import ask
 from multicri_proxy.api.errors import FailedPrecondition, Unavailable
 from multicri_proxy.api.ids import ImageId
-from multicri_proxy.api.image import BuildSource, Image, ImageBuilder, ImageFile, build_error
+from multicri_proxy.api.image import BuildSource, Image, ImageBuilder, ImageFile, Stored, build_error
 from multicri_proxy.api.log import Log
 from multicri_proxy.api.tasks import Tasks
 
@@ -78,10 +80,6 @@ class NodeFiles:
         names = await asyncio.to_thread(self._names)
         await asyncio.to_thread(self._remove, names - {_digits(image_id) for image_id in known})
 
-    def used_bytes(self) -> int:
-        """By all images. On the disk."""
-        return sum(path.stat().st_blocks * 512 for path in self._paths())
-
     async def _build(self, image: Image, runtime: str, source: BuildSource, whose: str) -> ImageFile:
         settings, builder = self._settings, await asyncio.to_thread(self._builder, runtime)
         target = str(target_of(settings.directory, _digits(image.id), builder.suffix))
@@ -132,18 +130,32 @@ class NodeFiles:
             config=str(row["config"]).encode(),
         )
 
-    def _paths(self) -> list[Path]:
-        directory = Path(self._settings.directory)
-        return [path for path in directory.iterdir() if path.is_file()] if directory.is_dir() else []
-
     def _names(self) -> set[str]:
-        return {path.name.partition(".")[0] for path in self._paths()}
+        return {path.name.partition(".")[0] for path in _paths(self._settings.directory)}
 
     def _remove(self, names: Collection[str]) -> None:
-        for path in self._paths():
+        for path in _paths(self._settings.directory):
             name, _, kind = path.name.partition(".")
             if name in names and kind != "lock":  # somebody may be building it
                 path.unlink(missing_ok=True)
+
+
+def stored_in(directory: str) -> Stored:
+    """What images take there. On the disk. A lock stays for whoever may be building, and is no image."""
+    sizes: Counter[ImageId] = Counter()
+    inodes = 0
+    for path in _paths(directory):
+        name, _, kind = path.name.partition(".")
+        if kind != "lock":
+            with suppress(FileNotFoundError):
+                sizes[ImageId(f"sha256:{name}")] += path.stat().st_blocks * 512
+                inodes += 1
+    return Stored(directory=Path(directory), sizes_bytes=sizes, inodes_used=inodes)
+
+
+def _paths(directory: str) -> list[Path]:
+    path = Path(directory)
+    return [one for one in path.iterdir() if one.is_file()] if path.is_dir() else []
 
 
 def _missing(builder: ImageBuilder | None) -> list[str]:

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from multicri_images.asking import Asking, Silent
+from multicri_images.building import DEFAULT_DIRECTORY
 from multicri_images.credentials import checked, of_docker_config
 from multicri_images.eviction import surplus
 from multicri_images.names import PREFIX, Reference, SingularityScheme, digest_name, reference_of, source_of
-from multicri_images.node_files import NOBODYS, NodeFiles
+from multicri_images.node_files import NOBODYS, NodeFiles, stored_in
 from multicri_images.question import Known, Question
 from multicri_images.records import (
     Grant,
@@ -44,7 +45,7 @@ from multicri_proxy.api.errors import (
     Unavailable,
 )
 from multicri_proxy.api.ids import ImageId, ImageRef
-from multicri_proxy.api.image import BuildSource, Image, ImageFile, ImagePool, RegistryAuth
+from multicri_proxy.api.image import BuildSource, Image, ImageFile, ImagePool, RegistryAuth, Stored
 from multicri_proxy.api.log import Log
 from multicri_proxy.api.tasks import Tasks
 
@@ -74,6 +75,8 @@ async def pool(context: ImagesContext) -> AsyncIterator[ImagePool]:
     used = {ImageId(key.removeprefix(_USED)): int(value) for key, value in rows if key.startswith(_USED)}
     async with Tasks() as tasks:
         pool = Pool(context, tasks, sorted(records, key=lambda record: record.number), used)
+        if records:
+            tasks.start("look which images are on the node", pool.look)
         try:
             yield pool
         finally:
@@ -99,6 +102,9 @@ class Pool:
         self._silent: dict[str, float] = {}
         self._checked: Settings | None = None
         self._node_files: NodeFiles | None = None
+        self._directory = str(context.settings.get("directory", DEFAULT_DIRECTORY))
+        self._stored = Stored(directory=Path(self._directory))
+        self._looking = asyncio.Lock()
 
     def close(self) -> None:
         if self._node_files is not None:
@@ -165,6 +171,7 @@ class Pool:
                     del self._records[image.id]
                     self._used_at_ns.pop(image.id, None)
                     await (await self._files()).remove(image.id)
+                    await self.look()
                     _log.info("image forgotten", source=image.source, image_id=image.id)
                 return image
 
@@ -220,7 +227,17 @@ class Pool:
             return known[0]
         source, record = await self.build_source(image, namespace), self._records.get(image.id)
         grant = record.grants.get(namespace) if record else None
-        return await files.build(image, runtime, source, namespace if grant and grant.sealed else NOBODYS)
+        file = await files.build(image, runtime, source, namespace if grant and grant.sealed else NOBODYS)
+        await self.look()
+        return file
+
+    def stored(self) -> Stored | None:
+        return self._stored if self._stored.sizes_bytes else None
+
+    async def look(self) -> None:
+        """What of `stored` is on the disk now."""
+        async with self._looking:  # the last one to begin is the last one to know
+            self._stored = await asyncio.to_thread(stored_in, self._directory)
 
     async def _files(self) -> NodeFiles:
         if self._node_files is None:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from multicri_images.building import DEFAULT_DIRECTORY
 from multicri_images.names import SingularityScheme, source_of
 from multicri_proxy.api.errors import InvalidArgument
 
@@ -55,7 +56,7 @@ class Settings(BaseModel):
     limit_count: Annotated[int, Field(ge=0)] = 1000
     limit_bytes: Annotated[int, Field(ge=0)] = 0
     spare_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 120.0
-    directory: Annotated[str, Field(pattern=r"^/[A-Za-z0-9._/@+-]+$")] = "/var/lib/multicri-proxy/images"
+    directory: Annotated[str, Field(pattern=r"^/[A-Za-z0-9._/@+-]+$")] = DEFAULT_DIRECTORY
     build_user: str = "nobody"
     build_timeout_s: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] = 3600.0
     builds_at_once: Annotated[int, Field(ge=1, le=64)] = 2

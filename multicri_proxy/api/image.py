@@ -129,6 +129,22 @@ class ImageFile:
     config: bytes = b""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """What images take of a file system of this node.
+
+    directory: where they are; how full its file system is, the kernel knows. sizes_bytes: the room that each takes.
+    """
+
+    directory: Path
+    sizes_bytes: Mapping[ImageId, int] = field(default_factory=dict)
+    inodes_used: int = 0
+
+    @property
+    def used_bytes(self) -> int:
+        return sum(self.sizes_bytes.values())
+
+
 class ImagePool(Protocol):
     """The images of all adapters of this proxy, kept through restarts."""
 
@@ -191,6 +207,10 @@ class ImagePool(Protocol):
         A call that is cancelled leaves the build to the next one.
         Raises PermissionDenied if it is another namespace's, and what a failed build means.
         """
+        ...
+
+    def stored(self) -> Stored | None:
+        """The files of images that it has on this node, from memory; None if there is none."""
         ...
 
 
@@ -293,22 +313,6 @@ class Build:
     state: Literal["building", "built", "failed"]
     size_bytes: int = 0
     log: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
-    """What images take of a file system of this node.
-
-    directory: where they are; how full its file system is, the kernel knows. sizes_bytes: the room that each takes.
-    """
-
-    directory: Path
-    sizes_bytes: Mapping[ImageId, int] = field(default_factory=dict)
-    inodes_used: int = 0
-
-    @property
-    def used_bytes(self) -> int:
-        return sum(self.sizes_bytes.values())
 
 
 @runtime_checkable

@@ -143,7 +143,9 @@ class ImageCalls(Calls):
     def stored(self) -> Stored:
         """What images take of this node. From memory."""
         adapter = itself(self._parts.adapter)
-        return adapter.stored() if isinstance(adapter, BringsImages) else Stored(directory=self._parts.directory)
+        if isinstance(adapter, BringsImages):
+            return adapter.stored()
+        return self._parts.images.stored() or Stored(directory=self._parts.directory)
 
     def _image_facts(self, image: Image) -> dict[str, object]:
         config = {"config": asdict(image.config)} if image.config else {}

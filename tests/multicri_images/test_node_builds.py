@@ -95,8 +95,15 @@ async def test_an_image_is_built_once_for_all_and_kept_through_a_restart(
     async with open_pool(directory=str(directory)) as images:
         assert await images.file(image, "default", "apptainer") == file
         assert Path(file.path).stat() == status
+        await eventually(lambda: images.stored() is not None)
+        stored = images.stored()
+        assert stored is not None
+        assert (stored.directory, stored.inodes_used) == (directory, 2)
+        assert stored.sizes_bytes.keys() == {image.id}
+        assert file.size_bytes <= stored.used_bytes < file.size_bytes + 64 * 1024
         await images.remove(image.id)
         assert files_in(directory) == ["work"]
+        assert images.stored() is None
 
 
 async def test_another_namespaces_private_image_is_refused_until_it_is_pulled_with_own_credentials(

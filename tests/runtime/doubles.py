@@ -12,7 +12,7 @@ from typing import Self
 from multicri_proxy.api.adapter import Adapter, ContainerSpec, OutputStream, Phase, Report, Usage
 from multicri_proxy.api.errors import FailedPrecondition, NotFound
 from multicri_proxy.api.ids import ContainerId, ImageId, ImageRef, PodSandboxId
-from multicri_proxy.api.image import BuildSource, Image, ImageFile, RegistryAuth
+from multicri_proxy.api.image import BuildSource, Image, ImageFile, RegistryAuth, Stored
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.ledger import Ledger
 from multicri_proxy.network.pod_network import PodNetwork
@@ -199,6 +199,9 @@ class MemoryImages:
 
     async def note_use(self, image_id: ImageId) -> None:
         """It removes nothing of its own accord."""
+
+    def stored(self) -> Stored | None:
+        return None
 
     async def surplus(self, in_use: Container[str], on_node: Mapping[ImageId, int]) -> Sequence[Image]:
         return ()
