@@ -114,7 +114,10 @@ class SlurmAdapter:
             await self._connections.close()
 
     async def adopt(self, known: Collection[ContainerId]) -> None:
-        if self._records.all() or self._image_places.all():
+        used = {record.profile for record in self._records.all()} | {
+            place.profile for place in self._image_places.all()
+        }
+        if any(profile.name in used and profile.settings.rest_url is None for profile in self._profiles.all()):
             await sshlib.load()
         self._images.adopt()
         alive = {*known, *self._allocations.used_by(known)}
@@ -138,7 +141,8 @@ class SlurmAdapter:
         spec, profile = the_plan.spec, the_plan.profile
         if the_plan.login.private_key is not None:
             await self._keys.check(the_plan.login.private_key)
-        await sshlib.load()
+        if profile.settings.rest_url is None:
+            await sshlib.load()
         if (known := self._records.get(spec.id)) is not None and known.stage is not Stage.STAGING:
             return
         volumes = await self._carrier.look(spec, profile.settings)

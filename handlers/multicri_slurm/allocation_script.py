@@ -7,7 +7,8 @@ in its directory, beside what every job leaves there:
                            ``withdrawn``. Gone as soon as no step is begun any more
     signals/<container>.<signal>
                            to be sent to the script of a step. Not by scancel, which signals a container's own processes
-                           too where Slurm tracks them by their parents
+                           too where Slurm tracks them by their parents; unless it is CANCEL, for a step whose script
+                           does not answer
     closing                the job is being ended: what its steps do now, they do for that reason
 
 In the directory of each container:
@@ -66,8 +67,11 @@ multicri_signal() { # TERM: Slurm ends the job, and has told the steps. KILL: we
   true > closing
   [ "$1" != KILL ] || for multicri_id in running/*; do multicri_send USR1 "${multicri_id##*/}"; done
 } 2> /dev/null
-multicri_send() { # signal container
-  [ -e "../$2/exit" ] || kill -s "$1" "$(cat "../$2/pid")"
+multicri_send() { # signal container; CANCEL is Slurm's to do
+  case $1 in
+    CANCEL) [ ! -s "../$2/step" ] || scancel "$SLURM_JOB_ID.$(cat "../$2/step")" ;;
+    *) [ -e "../$2/exit" ] || kill -s "$1" "$(cat "../$2/pid")" ;;
+  esac
 } 2> /dev/null
 multicri_end() { # code reason: write the exit file of the container whose directory this is
   (

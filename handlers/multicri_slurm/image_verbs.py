@@ -11,6 +11,7 @@ from multicri_slurm.accounts import Login
 from multicri_slurm.settings import Settings
 
 LOCK_WAIT_S = 20
+MOST_DIGITS = 15
 
 _log = Log("slurm")
 
@@ -59,7 +60,7 @@ class ImageVerbs(ABC):
         check_locking(found, directory, self.login)
         match found.get("done", ("",))[0]:
             case "there":
-                return _kib(found.get("size", ("",))[0])
+                return bytes_of_kib(found.get("size", ("",))[0])
             case "broken":
                 _log.warning("an image was not what was built, and is built again", directory=directory, image=name)
                 return None
@@ -91,7 +92,7 @@ class ImageVerbs(ABC):
             raise Unavailable(f"{self.login.account}: another build of {directory}/{file_name} does not end")
         return BuildAnswer(
             failed="error" in found,
-            size_bytes=_kib(found.get("size", ("",))[0]),
+            size_bytes=bytes_of_kib(found.get("size", ("",))[0]),
             log="\n".join(found.get("log", ())),
             evicted=found.get("evicted", ()),
         )
@@ -111,6 +112,6 @@ def check_locking(found: Mapping[str, tuple[str, ...]], directory: str, login: L
         )
 
 
-def _kib(text: str) -> int:
-    """In bytes."""
-    return int(text) * 1024 if text.isdecimal() else 0
+def bytes_of_kib(text: str) -> int:
+    """An image's size as its build wrote it down; 0 if that is no size."""
+    return int(text) * 1024 if text.isdecimal() and len(text) <= MOST_DIGITS else 0

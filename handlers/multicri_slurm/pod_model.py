@@ -33,11 +33,6 @@ def pod_model_of(pod: Pod, settings: Settings) -> PodModel:
     value = pod.annotations.get(POD_MODEL_ANNOTATION, settings.pod_model)
     for model in get_args(PodModel):
         if value == model:
-            if model == "allocation-per-pod" and settings.rest_url is not None:
-                raise InvalidArgument(
-                    f"annotation {POD_MODEL_ANNOTATION}={model}: slurmrestd signals jobs, but not steps: over REST it "
-                    "must be job-per-container"
-                )
             return model  # type: ignore[no-any-return]
     raise InvalidArgument(
         f"annotation {POD_MODEL_ANNOTATION}={value[:80]!r}: must be one of {', '.join(get_args(PodModel))}"

@@ -25,7 +25,7 @@ from multicri_proxy.api.log import Log
 from multicri_slurm import remote_scripts
 from multicri_slurm.accounts import Login
 from multicri_slurm.answers import JobLine, StepUsage, facts, refusal_of_sbatch
-from multicri_slurm.image_verbs import ImageVerbs
+from multicri_slurm.image_verbs import LOCK_WAIT_S, ImageVerbs
 from multicri_slurm.mpi import types_named
 from multicri_slurm.prerun import with_prerun
 from multicri_slurm.rest_answers import fields_of, jobs_of, recorded_jobs, says_no_such_job, words_of
@@ -33,6 +33,8 @@ from multicri_slurm.rest_api import Answer, NotSent, RestApi
 from multicri_slurm.rest_options import fields_of_options, fields_of_script
 from multicri_slurm.settings import Settings
 from multicri_slurm.shared_files import SharedFiles
+from multicri_slurm.shared_images import use_image
+from multicri_slurm.shared_steps import SharedSteps
 from multicri_slurm.sites import History, Signal, Site
 from multicri_slurm.sshlib import asyncssh
 from multicri_slurm.states import is_over
@@ -45,10 +47,10 @@ LONGEST_ANSWER_BYTES = 256 * 1024
 LONGEST_SCRIPT_BYTES = 4 * 1024 * 1024
 PATH = "/usr/local/bin:/usr/bin:/bin"
 NO_LOGIN = "exec, attach and port-forward lead over SSH, and this cluster is reached by REST"
-NO_STEPS = "slurmrestd signals jobs, but not steps: a pod whose containers share an allocation cannot be had over REST"
 
 _NEEDED = ("flock",)
 _SHELL = "#!/bin/bash -l\n"
+_ASKED = "asked.sh"  # for a build it may hold a registry's password, and Slurm keeps and shows what it is given
 _HOME = 'export HOME; HOME=$(getent passwd "$(id -u)" | cut -d : -f 6)\n'
 _log = Log("slurm.rest")
 
@@ -71,6 +73,7 @@ class RestCluster(ImageVerbs):
         self.settings = settings
         self._api = RestApi(login, settings)
         self._shared = shared_files(login, settings)
+        self._steps = SharedSteps(self._shared)
         self._home = home_of(login, settings)
         self._sites: dict[bytes | None, Site] = {}
         self._probing = asyncio.Lock()
@@ -100,6 +103,11 @@ class RestCluster(ImageVerbs):
 
     def check_options(self, options: Sequence[str]) -> None:
         fields_of_options(options, 0)
+
+    async def use_image(self, directory: str, file_name: str, holder: str) -> int | None:
+        if self.settings.image_checksum:  # to be reckoned where the file is near
+            return await super().use_image(directory, file_name, holder)
+        return await use_image(self._shared, directory, file_name, holder, LOCK_WAIT_S)
 
     # -- files ---------------------------------------------------------------------------------------------------
 
@@ -219,10 +227,11 @@ class RestCluster(ImageVerbs):
     async def step_requested(
         self, mode: Literal["submit", "find", "cancel"], allocation_directory: str, directory: str
     ) -> bool:
-        raise FailedPrecondition(NO_STEPS)
+        async with self._submitting.setdefault(directory, asyncio.Lock()):
+            return await self._steps.requested(mode, allocation_directory, directory)
 
     async def signal_step(self, name: Signal, job_id: JobId, allocation_directory: str, directory: str) -> None:
-        raise FailedPrecondition(NO_STEPS)
+        await self._steps.signal(name, job_id, allocation_directory, directory)
 
     def process(
         self, script: str, *, terminal: bool
@@ -301,7 +310,8 @@ class RestCluster(ImageVerbs):
             *(f"--{key}={value}" for key, value in header.items()),
         ]
         lines = "".join(f"#SBATCH {option}\n" for option in _last_of_each(options))
-        await self._shared.write_all(directory, {"job.sh": (f"#!/bin/bash\n{lines}{text}".encode(), 0o600)})
+        job = f"#!/bin/bash\n{lines}exec bash {_ASKED}\n"
+        await self._shared.write_all(directory, {_ASKED: (text.encode(), 0o600), "job.sh": (job.encode(), 0o600)})
         job_id = await self._submit_until_known(directory, name)
         said = await self._answer(job_id, f"{directory}/said")
         await self._shared.remove_all(directory, if_empty=[f"{self._home}/{self.settings.mount_path}/.asked"])

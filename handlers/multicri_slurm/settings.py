@@ -308,10 +308,11 @@ class Settings(Person):
             raise ValueError("rest_url: pods bring no tokens of their own: set user or users")
         if any(person.user and not person.token_file for person in people):
             raise ValueError("rest_url: slurmrestd wants a token: set token_file with each user")
-        if self.pod_model == "allocation-per-pod":
-            raise ValueError("pod_model: slurmrestd signals jobs, but not steps: with rest_url, take job-per-container")
         if not self.shared_directory:
             raise ValueError("rest_url: files get to the cluster by a directory that both see: set shared_directory")
+        images, shared = self.image_remote_mount, self.shared_directory_in_cluster or self.shared_directory
+        if images.startswith("/") and not f"{images}/".startswith(f"{shared}/"):
+            raise ValueError(f"image_remote_mount: with rest_url it must be below {shared}, or relative to it")
         host = urlsplit(self.rest_url).hostname
         if self.rest_url.startswith("http:") and host not in LOOPBACK and not self.rest_unencrypted:
             raise ValueError("rest_url: sends tokens in the clear: use https, or set rest_unencrypted: true")

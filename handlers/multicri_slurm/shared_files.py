@@ -7,11 +7,12 @@ what is made is the account's, what the account may not read is not read, and a 
 """
 
 import ctypes
+import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from errno import EDQUOT, ELOOP, ENOSPC, ENOTDIR
+from errno import EDQUOT, ELOOP, ENOLCK, ENOSPC, ENOTDIR
 from typing import TypeVar
 from uuid import uuid4
 
@@ -43,7 +44,7 @@ class SharedFiles:
         self._there = os.fsencode(there)
         self._uid = uid
         self._gid = gid
-        self._name = name
+        self.name = name
         self._threads = NodeThreads(wait_s, f"{name}: {here} does not answer")
 
     # -- a container's files -------------------------------------------------------------------------------------
@@ -51,30 +52,30 @@ class SharedFiles:
     async def make_all(self, *paths: str) -> None:
         def work() -> None:
             for path in paths:
-                with self._directory(path, make=True) as directory:
+                with self.directory(path, make=True) as directory:
                     os.chmod(f"/proc/self/fd/{directory}", 0o700)  # noqa: PTH101
 
-        await self._do(work)
+        await self.do(work)
 
     async def remove_all(self, *paths: str, if_empty: Sequence[str] = ()) -> None:
         """Raises Unavailable if one of the former is still there."""
 
         def work() -> None:
             for path in paths:
-                with suppress(FileNotFoundError), self._parent(path) as (directory, name):
+                with suppress(FileNotFoundError), self.parent(path) as (directory, name):
                     _wipe(name, directory)
             for path in if_empty:
-                with suppress(OSError), self._parent(path) as (directory, name):
+                with suppress(OSError), self.parent(path) as (directory, name):
                     os.rmdir(name, dir_fd=directory)
 
-        await self._do(work)
+        await self.do(work)
 
     async def write_all(self, directory: str, files: Mapping[str, tuple[bytes, int]]) -> None:
         def work() -> None:
             for name, (content, mode) in files.items():
                 self._write(f"{directory}/{name}", content, mode)
 
-        await self._do(work)
+        await self.do(work)
 
     async def read(self, path: str, offset: int, size: int) -> bytes | None:
         """A piece; None if there is no file."""
@@ -83,7 +84,7 @@ class SharedFiles:
             with self._opened(path) as file:
                 return os.pread(file, size, offset) if file is not None else None
 
-        return await self._do(work)
+        return await self.do(work)
 
     async def sizes(self, paths: Sequence[str]) -> dict[str, int]:
         """Of those files that are there. A network file system asks its server when a file is opened."""
@@ -96,7 +97,7 @@ class SharedFiles:
                         found[path] = os.fstat(file).st_size
             return found
 
-        return await self._do(work)
+        return await self.do(work)
 
     async def replace(self, path: str, content: bytes) -> None:
         """Write a file in one step: it is the old one or the new one at any time."""
@@ -105,32 +106,34 @@ class SharedFiles:
             self._write(f"{path}.tmp", content, 0o600)
             self._rename(f"{path}.tmp", path)
 
-        await self._do(work)
+        await self.do(work)
 
     async def room_bytes(self) -> int:
-        """How much may be written still, which is tried. Raises what `Files` raises."""
+        """How much may be written still, which is tried, and whether it can be locked. Raises what `Files` raises."""
 
         def work() -> int:
-            with self._directory(self._there, make=False) as directory:
+            with self.directory(self._there, make=False) as directory:
                 probe = f".multicri-check-{os.getpid()}".encode()
-                os.close(os.open(probe, _WRITE | os.O_EXCL, 0o600, dir_fd=directory))
-                os.unlink(probe, dir_fd=directory)
+                with descriptors() as held:
+                    file = held(os.open(probe, _WRITE | os.O_EXCL, 0o600, dir_fd=directory))
+                    os.unlink(probe, dir_fd=directory)
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 found = os.statvfs(f"/proc/self/fd/{directory}")
                 return found.f_bavail * found.f_frsize
 
-        return await self._do(work)
+        return await self.do(work)
 
     # -- Files ---------------------------------------------------------------------------------------------------
 
     async def mode_of(self, path: str) -> int | None:
         def work() -> int | None:
             try:
-                with self._parent(path) as (directory, name):
+                with self.parent(path) as (directory, name):
                     return os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
             except FileNotFoundError:
                 return None
 
-        return await self._do(work)
+        return await self.do(work)
 
     async def is_directory(self, path: str) -> bool:
         mode = await self.mode_of(path)
@@ -138,67 +141,69 @@ class SharedFiles:
 
     async def link_target(self, path: str) -> str:
         def work() -> str:
-            with self._parent(path) as (directory, name):
+            with self.parent(path) as (directory, name):
                 return os.fsdecode(os.readlink(name, dir_fd=directory))
 
-        return await self._do(work)
+        return await self.do(work)
 
     async def make_directory(self, path: bytes, mode: int) -> None:
         def work() -> None:
-            with self._parent(path) as (directory, name):
+            with self.parent(path) as (directory, name):
                 os.mkdir(name, mode, dir_fd=directory)
 
-        await self._do(work)
+        await self.do(work)
 
     async def make_directories(self, path: str) -> None:
         def work() -> None:
-            with self._directory(path, make=True):
+            with self.directory(path, make=True):
                 pass
 
-        await self._do(work)
+        await self.do(work)
 
     async def make_mount_point(self, path: str, *, directory: bool) -> None:
         def work() -> None:
-            with suppress(FileExistsError), self._parent(path) as (parent, name):
+            with suppress(FileExistsError), self.parent(path) as (parent, name):
                 if directory:
                     os.mkdir(name, 0o755, dir_fd=parent)
                 else:
                     os.close(os.open(name, _WRITE | os.O_EXCL, 0o644, dir_fd=parent))
 
-        await self._do(work)
+        await self.do(work)
 
     async def write(self, path: bytes, content: bytes, mode: int) -> None:
-        await self._do(lambda: self._write(path, content, mode))
+        await self.do(lambda: self._write(path, content, mode))
 
     async def make_link(self, target: bytes, path: bytes) -> None:
         def work() -> None:
-            with self._parent(path) as (directory, name):
+            with self.parent(path) as (directory, name):
                 os.symlink(target, name, dir_fd=directory)
 
-        await self._do(work)
+        await self.do(work)
 
     async def rename(self, path: bytes, new: bytes) -> None:
-        await self._do(lambda: self._rename(path, new))
+        await self.do(lambda: self._rename(path, new))
 
     async def remove_file(self, path: bytes) -> None:
         def work() -> None:
-            with suppress(FileNotFoundError), self._parent(path) as (directory, name):
+            with suppress(FileNotFoundError), self.parent(path) as (directory, name):
                 os.unlink(name, dir_fd=directory)
 
-        await self._do(work)
+        await self.do(work)
 
     async def entries(self, directory: bytes) -> dict[bytes, int]:
         def work() -> dict[bytes, int]:
-            with self._directory(directory, make=False) as found:
+            with self.directory(directory, make=False) as found:
                 inside = os.open(".", _READ | os.O_DIRECTORY, dir_fd=found)
-                with _descriptors() as held, os.scandir(held(inside)) as listed:
+                with descriptors() as held, os.scandir(held(inside)) as listed:
                     return {os.fsencode(e.name): e.stat(follow_symlinks=False).st_mode for e in listed}
 
-        return await self._do(work)
+        return await self.do(work)
 
     # -- in a thread ---------------------------------------------------------------------------------------------
 
-    async def _do(self, work: Callable[[], _T]) -> _T:
+    async def do(self, work: Callable[[], _T]) -> _T:
+        """Have something done in a thread, as the account. Raises what `Files` raises."""
+
         def as_account() -> _T:
             become(self._uid, self._gid)
             return work()
@@ -206,15 +211,19 @@ class SharedFiles:
         try:
             return await self._threads.do(as_account)
         except FileNotFoundError as error:
-            raise NotFound(f"{self._name}: {error}") from error
+            raise NotFound(f"{self.name}: {error}") from error
         except PermissionError as error:
-            raise FailedPrecondition(f"{self._name}: uid {self._uid} may not: {error}") from error
+            raise FailedPrecondition(f"{self.name}: uid {self._uid} may not: {error}") from error
         except OSError as error:
             if error.errno in {ENOSPC, EDQUOT}:
-                raise ResourceExhausted(f"{self._name}: files cannot be written in the cluster: {error}") from error
+                raise ResourceExhausted(f"{self.name}: files cannot be written in the cluster: {error}") from error
+            if error.errno == ENOLCK:
+                raise FailedPrecondition(
+                    f"{self.name}: {os.fsdecode(self._here)} must be mounted with locks: {error}"
+                ) from error
             if error.errno in {ENOTDIR, ELOOP}:
-                raise FailedPrecondition(f"{self._name}: something is in the way there: {error}") from error
-            raise Unavailable(f"{self._name}: {error}") from error
+                raise FailedPrecondition(f"{self.name}: something is in the way there: {error}") from error
+            raise Unavailable(f"{self.name}: {error}") from error
 
     def _parts(self, path: Path) -> list[bytes]:
         whole = os.fsencode(path)
@@ -226,9 +235,9 @@ class SharedFiles:
         return parts
 
     @contextmanager
-    def _directory(self, path: Path, *, make: bool) -> Iterator[int]:
+    def directory(self, path: Path, *, make: bool) -> Iterator[int]:
         """A directory, opened without following a link; made with all that lead to it, if it is to be made."""
-        with _descriptors() as held:
+        with descriptors() as held:
             at = held(os.open(self._here, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
             for part in self._parts(path):
                 if make:
@@ -238,19 +247,19 @@ class SharedFiles:
             yield at
 
     @contextmanager
-    def _parent(self, path: Path) -> Iterator[tuple[int, bytes]]:
+    def parent(self, path: Path) -> Iterator[tuple[int, bytes]]:
         """The directory that a path is in, and the path's last part."""
         above, _, name = os.fsencode(path).rpartition(b"/")
-        with self._directory(above, make=False) as directory:
+        with self.directory(above, make=False) as directory:
             yield directory, name
 
     @contextmanager
     def _opened(self, path: Path) -> Iterator[int | None]:
         """A file to be read; None if there is none, or something else in its place."""
-        with _descriptors() as held:
+        with descriptors() as held:
             file = None
             try:
-                with self._parent(path) as (directory, name):
+                with self.parent(path) as (directory, name):
                     file = held(os.open(name, _READ, dir_fd=directory))
             except OSError as error:
                 if not isinstance(error, FileNotFoundError) and error.errno not in {ELOOP, ENOTDIR}:
@@ -258,7 +267,7 @@ class SharedFiles:
             yield file if file is not None and stat.S_ISREG(os.fstat(file).st_mode) else None
 
     def _write(self, path: Path, content: bytes, mode: int) -> None:
-        with self._parent(path) as (directory, name), _descriptors() as held:
+        with self.parent(path) as (directory, name), descriptors() as held:
             file = held(os.open(name, _WRITE, 0o600, dir_fd=directory))
             if not stat.S_ISREG(os.fstat(file).st_mode):
                 raise FileExistsError(f"{os.fsdecode(path)} is no file")
@@ -268,12 +277,12 @@ class SharedFiles:
                 rest = rest[os.write(file, rest) :]
 
     def _rename(self, path: Path, new: Path) -> None:
-        with self._parent(path) as (directory, name), self._parent(new) as (new_directory, new_name):
+        with self.parent(path) as (directory, name), self.parent(new) as (new_directory, new_name):
             os.replace(name, new_name, src_dir_fd=directory, dst_dir_fd=new_directory)
 
 
 @contextmanager
-def _descriptors() -> Iterator[Callable[[int], int]]:
+def descriptors() -> Iterator[Callable[[int], int]]:
     """Holds descriptors, and closes them at the end."""
     kept: list[int] = []
 
@@ -321,7 +330,7 @@ def _empty(directory: int, top: int, levels: int) -> int:
 @contextmanager
 def _inside(name: bytes, directory: int) -> Iterator[int]:
     """A directory to be emptied, whatever its mode was."""
-    with _descriptors() as held:
+    with descriptors() as held:
         found = held(os.open(name, _DIRECTORY, dir_fd=directory))
         os.chmod(f"/proc/self/fd/{found}", 0o700)  # noqa: PTH101
         yield held(os.open(".", _READ | os.O_DIRECTORY, dir_fd=found))

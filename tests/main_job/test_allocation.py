@@ -11,8 +11,9 @@ import pytest
 from kubelet import Kubelet, Proxy, mount
 from kubelet.client import PodOnNode, read_log
 from testbed import Testbed
+from testbed.rest import rest_settings
 
-from main_job.conftest import CONFIG, account_of
+from main_job.conftest import account_of
 from main_job.test_kill import start_as_the_kubelet_does
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 
@@ -22,17 +23,32 @@ MODEL = {"slurm.multicri.io/pod-model": "allocation-per-pod", "slurm.multicri.io
 STAYS = ["sh", "-c", "trap 'echo bye; exit 6' TERM; echo up; while :; do sleep 0.1; done"]
 
 
+BOTH_WAYS = pytest.mark.parametrize("way", ["ssh", "rest"], indirect=True)
+"""For tests that hold whichever way leads to the cluster."""
+
+
 @pytest.fixture
-async def proxy(bed: Testbed, tmp_path: Path) -> AsyncIterator[Proxy]:
+def way(request: pytest.FixtureRequest) -> str:
+    return getattr(request, "param", "ssh")
+
+
+@pytest.fixture
+async def proxy(bed: Testbed, tmp_path: Path, way: str) -> AsyncIterator[Proxy]:
     config = tmp_path / "config.yaml"
-    config.write_text(
-        CONFIG.format(containerd=bed.node.socket, known_hosts=bed.cluster.known_hosts)
-        + f"  kubelet_directory: {tmp_path / 'kubelet'}\n  poll_interval_s: 1\n"
-    )
+    leads = rest_settings(bed, tmp_path) if way == "rest" else {"known_hosts": str(bed.cluster.known_hosts)}
+    slurm = {**leads, "kubelet_directory": str(tmp_path / "kubelet"), "poll_interval_s": 1}
+    endpoints = {"default": str(bed.node.socket)}
+    config.write_text(json.dumps({"remote_runtime_endpoints": endpoints, "slurm": slurm}))
     proxy = Proxy(tmp_path, config)
     await proxy.start()
     yield proxy
     proxy.terminate()
+
+
+@pytest.fixture
+def account(bed: Testbed, way: str) -> Mapping[str, str]:
+    """alice; over REST the settings say so."""
+    return {} if way == "rest" else account_of(bed, "alice")
 
 
 @pytest.fixture
@@ -121,6 +137,7 @@ async def test_an_init_container_and_two_containers_share_a_job_its_localhost_an
     assert queue(bed, "%T %D %m") == ["RUNNING 1 200M"]
 
 
+@BOTH_WAYS
 async def test_a_restart_and_the_stop_of_one_container_leave_the_job_and_the_others_alone(
     bed: Testbed, kubelet: Kubelet, image: str, pod: PodOnNode, account: Mapping[str, str]
 ) -> None:
@@ -148,6 +165,25 @@ async def test_a_restart_and_the_stop_of_one_container_leave_the_job_and_the_oth
     assert queue(bed, "%i %T") == [f"{job['job_id']} RUNNING"]
 
 
+@BOTH_WAYS
+async def test_a_step_whose_script_does_not_answer_is_ended_by_slurm_and_the_others_go_on(
+    bed: Testbed, kubelet: Kubelet, image: str, pod: PodOnNode, account: Mapping[str, str]
+) -> None:
+    deaf, other = [
+        await kubelet.create_container(pod, image, name=name, command=STAYS, env=account) for name in ("deaf", "other")
+    ]
+    for container_id in (deaf, other):
+        await kubelet.start(container_id)
+        job = await running(kubelet, container_id)
+    [pid] = bed.cluster.user("alice").home.glob(f"multi-cri/{pod.sandbox_id}/{deaf}/pid")
+    [node] = queue(bed, "%N", "-j", job["job_id"])
+    bed.cluster.run(node, ["kill", "-STOP", pid.read_text().strip()], check=True)  # type: ignore[arg-type]
+    await kubelet.stop(deaf, 0)
+    assert (await kubelet.status(deaf)).state == cri.CONTAINER_EXITED
+    assert (await kubelet.status(other)).state == cri.CONTAINER_RUNNING
+
+
+@BOTH_WAYS
 async def test_an_allocation_ends_with_its_pod_although_its_containers_are_kept(
     bed: Testbed, kubelet: Kubelet, image: str, pod: PodOnNode, account: Mapping[str, str]
 ) -> None:
@@ -176,6 +212,7 @@ async def test_exec_goes_into_the_container_that_is_meant(
         assert (answer.exit_code, answer.stdout) == (0, f"{name}\n".encode()), answer
 
 
+@BOTH_WAYS
 async def test_killed_in_between_every_container_runs_once_in_one_job(
     bed: Testbed, proxy: Proxy, kubelet: Kubelet, image: str, pod: PodOnNode, account: Mapping[str, str]
 ) -> None:
@@ -225,6 +262,7 @@ async def test_a_proxy_that_was_away_finds_what_has_ended_and_what_goes_on(
     assert (await kubelet.status(stays)).exit_code == 6
 
 
+@BOTH_WAYS
 async def test_the_end_of_an_allocation_is_the_end_of_its_containers_and_the_next_one_gets_a_new_allocation(
     bed: Testbed, kubelet: Kubelet, image: str, pod: PodOnNode, account: Mapping[str, str]
 ) -> None:
@@ -244,6 +282,7 @@ async def test_the_end_of_an_allocation_is_the_end_of_its_containers_and_the_nex
     assert (await running(kubelet, again))["job_id"] != job["job_id"]
 
 
+@BOTH_WAYS
 async def test_a_pending_allocation_says_why_and_its_containers_can_be_stopped_one_by_one(
     bed: Testbed, kubelet: Kubelet, image: str, account: Mapping[str, str], nothing_left: None
 ) -> None:

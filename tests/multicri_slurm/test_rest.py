@@ -6,24 +6,39 @@ import contextlib
 import ipaddress
 import json
 import ssl
+import sys
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 from kubelet.volumes import PodVolumes
-from rest_gate import Fault, Gate
-from slurm_bench import Bench, eventually, everything
+from slurm_bench import DEADLINE_S, Bench, eventually, everything
 from testbed.cluster import REST_PORT
+from testbed.rest_gate import Fault, Gate
 
 from multicri_proxy.api.adapter import Adapter, Mount, OutputStream, Phase
-from multicri_proxy.api.errors import InvalidArgument, PermissionDenied, Unavailable
+from multicri_proxy.api.errors import InvalidArgument, PermissionDenied, Unavailable, Unimplemented
 from multicri_proxy.api.ids import ContainerId
+from multicri_proxy.api.streams import CanAttach, CanExec, CanForward, Streams
 
 pytestmark = [pytest.mark.testbed, pytest.mark.parametrize("bench", ["rest"], indirect=True)]
 
 ENDLESS = ["/bin/sh", "-c", "echo up; while :; do sleep 0.1; done"]
+
+
+@dataclass
+class Client:
+    """Somebody who attaches, listens, and says nothing."""
+
+    heard: asyncio.Queue[bytes] = field(default_factory=asyncio.Queue)
+
+    async def read(self, _max_bytes: int) -> bytes:
+        return await asyncio.get_running_loop().create_future()
+
+    async def write(self, data: bytes) -> None:
+        self.heard.put_nowait(data)
 
 
 @pytest.fixture
@@ -219,6 +234,37 @@ async def test_a_configmap_reaches_the_job_and_an_emptydir_is_made(bench: Bench,
         assert await everything(slurm, spec.id, OutputStream.STDOUT) == b"hello\nx\n"
         await slurm.remove_container(spec.id)
     assert bench.home_files("alice", spec.pod.sandbox_id) == []
+
+
+async def test_a_container_lives_and_dies_without_the_ssh_library_and_what_takes_ssh_is_refused_by_name(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "asyncssh", None)  # an import fails from now on
+    client = Client()
+    async with bench.adapter() as slurm:
+        spec = bench.spec(["/bin/sh", "-c", "while :; do echo tick; sleep 0.1; done"])
+        await slurm.create_container(spec)
+        await slurm.start_container(spec.id)
+        await bench.report(spec.id, Phase.RUNNING)
+        assert isinstance(slurm, CanExec)
+        assert isinstance(slurm, CanAttach)
+        assert isinstance(slurm, CanForward)
+        with pytest.raises(Unimplemented, match="lead over SSH, and this cluster is reached by REST"):
+            await slurm.exec(spec.id, ["true"], Streams())
+        with pytest.raises(Unimplemented, match="lead over SSH"):
+            async with slurm.connect(spec.pod.sandbox_id, 80):
+                pass
+        with pytest.raises(Unimplemented, match="lead over SSH"):
+            await slurm.attach(spec.id, Streams(stdin=client, stdout=client))
+    bench.reports.clear()
+    async with bench.adapter() as slurm:
+        assert isinstance(slurm, CanAttach)
+        await bench.report(spec.id, Phase.RUNNING)
+        attached = asyncio.ensure_future(slurm.attach(spec.id, Streams(stdout=client)))
+        assert b"tick\n" in await asyncio.wait_for(client.heard.get(), DEADLINE_S)
+        assert (await slurm.stop_container(spec.id, 1)).phase is Phase.EXITED
+        await attached
+        await slurm.remove_container(spec.id)
 
 
 async def test_https_is_spoken_with_whom_the_ca_file_vouches_for_and_with_nobody_else(

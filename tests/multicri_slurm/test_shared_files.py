@@ -1,13 +1,19 @@
 """A directory whose other user is not trusted: what its links, pipes and modes may do to us, which is nothing."""
 
+import errno
+import fcntl
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 from multicri_slurm.shared_files import SharedFiles
+from multicri_slurm.shared_images import use_image
+from multicri_slurm.shared_steps import SharedSteps
 
-from multicri_proxy.api.errors import FailedPrecondition, NotFound
+from multicri_proxy.api.errors import FailedPrecondition, NotFound, Unavailable
+from multicri_proxy.api.ids import JobId
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="to use files as somebody else takes root")
 
@@ -105,3 +111,128 @@ async def test_a_piece_is_read_from_its_offset_and_the_rest_of_a_file_is_written
     assert await files.read(path, 1_000_000, 100) == b""
     await files.write(path.encode(), b"short", 0o600)
     assert await files.sizes([path, f"{THERE}/none"]) == {path: 5}
+
+
+async def test_no_locks_on_a_mount_are_told_with_what_to_do(files: SharedFiles) -> None:
+    def work() -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with pytest.raises(FailedPrecondition, match="shared must be mounted with locks"):
+        await files.do(work)
+
+
+# -- images ------------------------------------------------------------------------------------------------------------
+
+IMAGES = f"{THERE}/images"
+HOLDER = f"{THERE}/multi-cri/sandbox/container"
+
+
+@pytest.fixture
+def images(here: Path) -> Path:
+    """One that was built: ``a.sif``, of 3 KiB."""
+    images = here / "images"
+    images.mkdir()
+    for name, text in {"a.sif": "", ".a.lock": "", ".a.size": "3\n", ".a.used": ""}.items():
+        (images / name).write_text(text)
+    for path in (images, *images.iterdir()):
+        os.chown(path, UID, GID)
+    os.utime(images / ".a.used", (0, 0))
+    return images
+
+
+async def test_the_use_of_an_image_is_noted_as_the_scripts_in_the_cluster_note_it(
+    files: SharedFiles, images: Path, here: Path
+) -> None:
+    for _ in range(2):  # a creation that is asked for again
+        assert await use_image(files, IMAGES, "a.sif", HOLDER, 10) == 3072
+    assert (images / ".a.uses/container").readlink() == Path(HOLDER)
+    assert (here / "multi-cri/sandbox/container").is_dir()
+    assert (images / ".a.used").stat().st_mtime > time.time() - 600
+    assert {path.lstat().st_uid for path in images.rglob("*")} == {UID}
+
+
+async def test_an_image_that_is_not_there_leaves_nothing(files: SharedFiles, images: Path) -> None:
+    before = sorted(images.rglob("*"))
+    assert await use_image(files, IMAGES, "b.sif", HOLDER, 10) is None
+    assert await use_image(files, f"{THERE}/none", "a.sif", HOLDER, 10) is None
+    assert sorted(images.rglob("*")) == before
+
+
+async def test_an_image_of_somebody_elses_is_used_without_a_note(files: SharedFiles, images: Path) -> None:
+    for path in (images, *images.iterdir()):
+        os.chown(path, 0, 0)
+    images.chmod(0o755)
+    assert await use_image(files, IMAGES, "a.sif", HOLDER, 10) == 0
+    assert not (images / ".a.uses").exists()
+
+
+async def test_an_image_that_is_being_removed_is_waited_for(files: SharedFiles, images: Path) -> None:
+    with (images / ".a.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(Unavailable, match=r"images/a\.sif is being built or removed"):
+            await use_image(files, IMAGES, "a.sif", HOLDER, 0)
+        (images / "a.sif").unlink()
+    assert await use_image(files, IMAGES, "a.sif", HOLDER, 10) is None
+
+
+@pytest.mark.parametrize("text", ["", "x", "9" * 40, "-1"])
+async def test_a_size_that_is_none_is_not_believed(files: SharedFiles, images: Path, text: str) -> None:
+    (images / ".a.size").write_text(text)
+    assert await use_image(files, IMAGES, "a.sif", HOLDER, 10) == 0
+
+
+# -- steps -------------------------------------------------------------------------------------------------------------
+
+ALLOCATION, CONTAINER = f"{THERE}/allocation", f"{THERE}/c"
+
+
+@pytest.fixture
+async def steps(files: SharedFiles) -> SharedSteps:
+    """Of an allocation and a container that was staged."""
+    places = (f"{ALLOCATION}/{place}" for place in ("requests", "running", "withdrawn", "signals"))
+    await files.make_all(ALLOCATION, *places, CONTAINER)
+    return SharedSteps(files)
+
+
+async def test_a_step_is_asked_for_once_wherever_its_request_is(steps: SharedSteps, here: Path) -> None:
+    request = here / "allocation/requests/c"
+    assert not await steps.requested("find", ALLOCATION, CONTAINER)
+    assert await steps.requested("submit", ALLOCATION, CONTAINER)
+    assert request.stat().st_uid == UID
+    request.rename(here / "allocation/running/c")
+    assert await steps.requested("submit", ALLOCATION, CONTAINER)
+    assert await steps.requested("find", ALLOCATION, CONTAINER)
+    assert not request.exists()
+
+
+async def test_a_step_is_neither_asked_for_when_it_was_cancelled_nor_when_the_allocation_is_over(
+    steps: SharedSteps, here: Path
+) -> None:
+    (here / "allocation/requests").rename(here / "allocation/closed")
+    with pytest.raises(FailedPrecondition, match="the pod's allocation is over"):
+        await steps.requested("submit", ALLOCATION, CONTAINER)
+    assert not await steps.requested("cancel", ALLOCATION, CONTAINER)
+    with pytest.raises(FailedPrecondition, match="was cancelled before it was started"):
+        await steps.requested("submit", ALLOCATION, CONTAINER)
+    with pytest.raises(NotFound, match="/gone is gone"):
+        await steps.requested("submit", ALLOCATION, f"{THERE}/gone")
+
+
+async def test_a_step_that_has_not_begun_is_taken_back_and_has_ended(steps: SharedSteps, here: Path) -> None:
+    await steps.requested("submit", ALLOCATION, CONTAINER)
+    await steps.signal("TERM", JobId(7), ALLOCATION, CONTAINER)
+    assert (here / "allocation/withdrawn/c").exists()
+    assert (here / "c/exit").read_text().startswith("code=137\nreason=Cancelled\nfinished_ns=")
+    assert {"cancelled", "ended"} <= {path.name for path in (here / "c").iterdir()}
+    before = (here / "c/exit").read_text()
+    await steps.signal("USR1", JobId(7), ALLOCATION, CONTAINER)
+    assert (here / "c/exit").read_text() == before
+    assert list((here / "allocation/signals").iterdir()) == []
+
+
+async def test_a_signal_for_a_step_that_runs_is_left_to_the_allocations_script(steps: SharedSteps, here: Path) -> None:
+    (here / "allocation/running/c").touch()
+    for name in ("TERM", "USR1", "CANCEL"):
+        await steps.signal(name, JobId(7), ALLOCATION, CONTAINER)  # type: ignore[arg-type]
+    assert {path.name for path in (here / "allocation/signals").iterdir()} == {"c.TERM", "c.USR1", "c.CANCEL"}
+    assert not (here / "c/exit").exists()

@@ -67,8 +67,11 @@ multicri_signal() { # TERM: Slurm ends the job, and has told the steps. KILL: we
   true > closing
   [ "$1" != KILL ] || for multicri_id in running/*; do multicri_send USR1 "${multicri_id##*/}"; done
 } 2> /dev/null
-multicri_send() { # signal container
-  [ -e "../$2/exit" ] || kill -s "$1" "$(cat "../$2/pid")"
+multicri_send() { # signal container; CANCEL is Slurm's to do
+  case $1 in
+    CANCEL) [ ! -s "../$2/step" ] || scancel "$SLURM_JOB_ID.$(cat "../$2/step")" ;;
+    *) [ -e "../$2/exit" ] || kill -s "$1" "$(cat "../$2/pid")" ;;
+  esac
 } 2> /dev/null
 multicri_end() { # code reason: write the exit file of the container whose directory this is
   (

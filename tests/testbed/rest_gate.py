@@ -18,23 +18,31 @@ class Gate:
         self.port = 0
         self.reached = asyncio.Event()
         self.opened = asyncio.Event()
+        self._connections: set[asyncio.Future[None]] = set()
 
     @contextlib.asynccontextmanager
     async def serving(self, tls: ssl.SSLContext | None = None, path: str = "") -> AsyncIterator["Gate"]:
         """On a port of loopback's, or on a unix socket."""
         if path:
-            server = await asyncio.start_unix_server(self._pass_on, path)
+            server = await asyncio.start_unix_server(self._connected, path)
         else:
-            server = await asyncio.start_server(self._pass_on, "127.0.0.1", 0, ssl=tls)
+            server = await asyncio.start_server(self._connected, "127.0.0.1", 0, ssl=tls)
             self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
         finally:
             self.opened.set()
             server.close()
+            while self._connections:
+                await asyncio.wait(self._connections)
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = asyncio.ensure_future(self._pass_on(reader, writer))
+        self._connections.add(connection)
+        connection.add_done_callback(self._connections.discard)
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        async with _closing(writer):
             head = await reader.readuntil(b"\r\n\r\n")
             lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
             question = head + await reader.readexactly(int(lengths[0].split(b":")[1]))
@@ -42,17 +50,27 @@ class Gate:
             await self._at(fault, "question")
             if fault != "lose question":
                 from_rest, to_rest = await asyncio.open_connection(*self._target)
-                to_rest.write(question)
-                answer = await from_rest.read()
-                to_rest.close()
+                async with _closing(to_rest):
+                    to_rest.write(question)
+                    answer = await from_rest.read()
                 await self._at(fault, "answer")
                 if fault != "lose answer":
                     writer.write(answer)
                     await writer.drain()
-        writer.close()
 
     async def _at(self, fault: Fault, where: str) -> None:
         if fault.endswith(where):
             self.reached.set()
             if fault.startswith("hold"):
                 await self.opened.wait()
+
+
+@contextlib.asynccontextmanager
+async def _closing(writer: asyncio.StreamWriter) -> AsyncIterator[None]:
+    """Whoever is on the other side may break off at any time."""
+    with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        try:
+            yield
+        finally:
+            writer.close()
+            await writer.wait_closed()
