@@ -11,8 +11,8 @@ import grpc.aio
 
 from multicri_proxy.bridge import Bridge
 from multicri_proxy.calls import Call, CallFailed, Metadata, Reply, Stream
-from multicri_proxy.methods import METHODS
 from multicri_proxy.shape import Requests
+from multicri_proxy.unary import UnaryCalls
 
 MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
 """Beyond what the kubelet and containerd take (16 MiB), so that each refuses the other's in its own words."""
@@ -54,9 +54,7 @@ class RemoteRuntime:
         self._socket_path = socket_path
         self._bridge = Bridge()
         self._channel = grpc.aio.insecure_channel(f"unix:{socket_path}", options=_OPTIONS)
-        self._unary: dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {
-            path: self._channel.unary_unary(path) for path, row in METHODS.items() if not row.streaming
-        }
+        self._unary = UnaryCalls(name, self._channel)
 
     async def __aenter__(self) -> Self:
         return self
@@ -85,21 +83,7 @@ class RemoteRuntime:
         return reply
 
     async def _ask(self, path: str, call: Call) -> Reply:
-        rpc = self._unary[path](
-            call.request,
-            timeout=call.timeout_s,
-            metadata=_forwarded(call.metadata),
-            wait_for_ready=self._is_back(),
-        )
-        try:
-            return Reply(
-                message=await rpc,
-                owner=self.name,
-                initial_metadata=_metadata(await rpc.initial_metadata()),
-                trailing_metadata=_metadata(await rpc.trailing_metadata()),
-            )
-        except grpc.aio.AioRpcError as error:
-            raise _failure(self.name, error, _metadata(error.initial_metadata())) from error
+        return await self._unary.ask(path, call, metadata=_forwarded(call.metadata), wait_for_ready=self._is_back())
 
     async def stream(self, call: Call) -> Stream:
         rpc: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(self._bridge.path(call.path))
@@ -168,12 +152,11 @@ def _metadata(received: grpc.aio.Metadata | None) -> Metadata:
     return tuple(received) if received else ()
 
 
-def _failure(owner: str, error: grpc.aio.AioRpcError, initial_metadata: Metadata = ()) -> CallFailed:
-    """initial_metadata: empty for a stream, whose own is on its way already."""
+def _failure(owner: str, error: grpc.aio.AioRpcError) -> CallFailed:
+    """Without initial metadata: a stream's own is on its way already."""
     return CallFailed(
         error.code(),
         error.details() or "",
         owner=owner,
-        initial_metadata=initial_metadata,
         trailing_metadata=_metadata(error.trailing_metadata()),
     )

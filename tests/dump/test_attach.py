@@ -88,7 +88,7 @@ async def test_the_command_shows_calls_while_it_is_attached(daemon: Daemon, caps
     daemon.backend.answers(f"{RUNTIME}Version", VERSION_REPLY)
     command = asyncio.create_task(
         asyncio.to_thread(
-            run, "dump", "--seconds", "1", "--method", "full:.*", "--admin-socket", str(daemon.admin_socket)
+            run, "dump", "--seconds", "5", "--method", "full:.*", "--admin-socket", str(daemon.admin_socket)
         )
     )
     await attached(daemon.dumper)
