@@ -10,13 +10,15 @@ import shutil
 import signal
 from collections.abc import AsyncIterator, Awaitable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from types import TracebackType
 from typing import Self
 
 from multicri_charliecloud.attaching import follow
-from multicri_charliecloud.directories import ContainerDirectory, Directories, Started
+from multicri_charliecloud.cgroup_member import remove
+from multicri_charliecloud.cgroups import Cgroups, limit
+from multicri_charliecloud.directories import ContainerDirectory, Directories, Exit, Started
 from multicri_charliecloud.entering import run_inside
 from multicri_charliecloud.forwarding import connected
 from multicri_charliecloud.images import Images
@@ -26,7 +28,17 @@ from multicri_charliecloud.preparing import prepare
 from multicri_charliecloud.processes import Process, own_program
 from multicri_charliecloud.programs import as_identity, environment, run
 from multicri_charliecloud.settings import identity_of, read_settings
-from multicri_proxy.api.adapter import Adapter, AdapterContext, ContainerSpec, OutputStream, Phase, Report, Usage
+from multicri_charliecloud.usage import Measured, Usages
+from multicri_proxy.api.adapter import (
+    Adapter,
+    AdapterContext,
+    ContainerSpec,
+    OutputStream,
+    Phase,
+    Report,
+    Resources,
+    Usage,
+)
 from multicri_proxy.api.board import Board
 from multicri_proxy.api.errors import FailedPrecondition, NotFound, Unavailable
 from multicri_proxy.api.ids import ContainerId, PodSandboxId
@@ -60,6 +72,9 @@ class CharliecloudAdapter:
             builders=context.image_builders,
             tasks=self._tasks,
         )
+        self._cgroups: Cgroups | None = None
+        self._measured: dict[ContainerId, Measured] = {}
+        self._usages = Usages(lambda: self._measured, self._tasks)
         self._board = Board()
         self._known: set[ContainerId] = set()
         self._starts: dict[ContainerId, asyncio.Future[None]] = {}
@@ -73,6 +88,9 @@ class CharliecloudAdapter:
     async def __aenter__(self) -> Self:
         self._known = {ContainerId(key) for key, _ in await self._store.items()}
         await asyncio.to_thread(self._directories.make, self._identity)
+        self._cgroups = await asyncio.to_thread(Cgroups.found)
+        if self._cgroups is None:
+            _log.warning("no control group is delegated to us: limits of containers are not enforced")
         await self._tasks.__aenter__()
         return self
 
@@ -101,6 +119,7 @@ class CharliecloudAdapter:
             image = await self._images.ready(spec.image, spec.pod.namespace)
             await asyncio.to_thread(directory.make, self._identity)
             await self._images.copy(image, directory.image)
+            await asyncio.to_thread(self._limit, spec, directory)
             await asyncio.to_thread(prepare, spec, directory, ch_run, options, self._identity)
         except asyncio.CancelledError:
             self._sweep(spec.id)
@@ -150,7 +169,13 @@ class CharliecloudAdapter:
         return read_output(path, offset_bytes, self._board.ended(container_id))
 
     def usage(self, container_id: ContainerId) -> Usage | None:
-        return None
+        return self._usages.of(container_id)
+
+    async def resize_container(self, container_id: ContainerId, resources: Resources) -> None:
+        directory, _ = await self._running(container_id)
+        group = await asyncio.to_thread(directory.group)
+        if lacking := await asyncio.to_thread(limit, group, resources):
+            raise FailedPrecondition(f"{' and '.join(lacking)}: this node delegates no control group for that")
 
     async def details(self, container_id: ContainerId) -> Mapping[str, str]:
         if container_id not in self._known:
@@ -165,7 +190,8 @@ class CharliecloudAdapter:
     async def exec(self, container_id: ContainerId, command: Sequence[str], streams: Streams) -> int:
         directory, started = await self._running(container_id)
         job = await asyncio.to_thread(directory.job)
-        kept = {name: job[name] for name in ("identity", "working_dir", "variables")}
+        kept = {name: job[name] for name in ("identity", "working_dir", "variables", "oom_score_adj")}
+        kept["cgroup"] = await asyncio.to_thread(directory.group)
         return await run_inside({**kept, **asdict(started), "command": list(command), "tty": streams.tty}, streams)
 
     async def attach(self, container_id: ContainerId, streams: Streams) -> None:
@@ -214,10 +240,13 @@ class CharliecloudAdapter:
             supervisor = Process.find(started.supervisor_pid, started.supervisor_start_time)
             if supervisor is not None:
                 self._board.publish(running)
+                group = await asyncio.to_thread(directory.group)
+                self._measured[container_id] = Measured(started.pid, group)
                 try:
                     await supervisor.wait()
                 finally:
                     supervisor.close()
+                    del self._measured[container_id]
         self._board.publish(await self._last_report(container_id, directory))
 
     async def _last_report(self, container_id: ContainerId, directory: ContainerDirectory) -> Report:
@@ -230,7 +259,7 @@ class CharliecloudAdapter:
                 started_at_ns=ended.started_at_ns,
                 finished_at_ns=ended.finished_at_ns,
                 exit_code=ended.code,
-                reason="StartError" if ended.message else "",
+                reason=_reason(ended),
                 message=ended.message,
             )
         await self._signal(directory, signal.SIGKILL)
@@ -263,12 +292,28 @@ class CharliecloudAdapter:
         directory = self._directories.of(container_id)
         if await asyncio.to_thread(directory.path.exists):
             await self.stop_container(container_id, 0)
+            if not await asyncio.to_thread(remove, (await asyncio.to_thread(directory.group)).values()):
+                raise Unavailable(f"container {container_id}: its control group still has processes")
             await self._images.remove(directory.image)
             await asyncio.to_thread(directory.remove_files)
         await self._store.delete(container_id)
         self._known.discard(container_id)
         self._board.forget(container_id)
         _log.info("container removed", container_id=container_id)
+
+    def _limit(self, spec: ContainerSpec, directory: ContainerDirectory) -> None:
+        """Make its control group, if it can have one. Blocks. Raises FailedPrecondition."""
+        group = self._cgroups.group(spec.id, spec.pod.cgroup_parent) if self._cgroups else {}
+        directory.write_group(group)
+        if self._cgroups:
+            self._cgroups.make(group)
+        request = spec.resources.cpu_request_millicores or 0
+        if lacking := limit(group, replace(spec.resources, cpu_request_millicores=request)):
+            _log.warning(
+                "limits are not enforced: the node delegates no control group for them",
+                container_id=spec.id,
+                limits=lacking,
+            )
 
     def _sweep(self, container_id: ContainerId) -> "asyncio.Task[None]":
         """What a creation or a removal has left, in the background."""
@@ -296,6 +341,12 @@ class CharliecloudAdapter:
             said = await run(as_identity((path, "--help"), self._identity), environment(self._identity), HELP_TIMEOUT_S)
             self._options = frozenset(word.decode() for word in _OPTION.findall(said))
         return path, self._options
+
+
+def _reason(ended: Exit) -> str:
+    if ended.message:
+        return "StartError"
+    return "OOMKilled" if ended.oom_kills and ended.code else ""
 
 
 async def _within(waiting: Awaitable[object], timeout_s: float) -> None:

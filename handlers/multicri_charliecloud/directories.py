@@ -3,6 +3,7 @@
 images/ID                  belongs to whom containers run as
 containers/ID/             only to be entered by others
   job.json, env            what to run; env is ch-run's to read
+  cgroup                   paths of its control groups, as `cgroup_member` has them; written before these are made
   root/image               the container's own copy of its image
   dev, mounts/N            what is mounted for it, in its supervisor's mount namespace only
   claim, started, exit, …  see supervisor.py
@@ -38,6 +39,7 @@ class Exit:
     started_at_ns: int
     finished_at_ns: int
     message: str
+    oom_kills: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,13 @@ class ContainerDirectory:
         if job["stdin"]:
             os.mkfifo(self.stdin, 0o600)
         _write(self.path / "job.json", json.dumps(job).encode())
+
+    def write_group(self, group: Mapping[str, str]) -> None:
+        _write(self.path / "cgroup", json.dumps(group).encode())
+
+    def group(self) -> dict[str, str]:
+        """Empty if it has none."""
+        return self._facts("cgroup") or {}
 
     def job(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.path / "job.json").read_text())

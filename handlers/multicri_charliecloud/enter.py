@@ -11,10 +11,12 @@ import signal
 import sys
 import termios
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from multicri_charliecloud import kernel
+from multicri_charliecloud.cgroup_member import join
 from multicri_charliecloud.supervisor import close_others, start_time
 
 CANNOT_ENTER_EXIT_CODE = 126
@@ -27,6 +29,9 @@ def main() -> None:
         job: dict[str, Any] = json.load(file)
     close_others()
     try:
+        join(job["cgroup"], os.getpid())
+        with suppress(OSError):  # the daemon's own may be that of a process never to be killed
+            Path("/proc/self/oom_score_adj").write_text(str(job["oom_score_adj"]))
         _enter(job)
         kernel.die_with_parent(signal.SIGTERM)  # another user has to say so again
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

@@ -72,6 +72,7 @@ def prepare(
         "stdin": spec.stdin,
         "stdin_once": spec.stdin_once,
         "tty": spec.tty,
+        "oom_score_adj": spec.resources.oom_score_adj,
         "environment": environment(identity),
         "working_dir": working_dir,
         "variables": {name: value.decode("utf-8", "surrogateescape") for name, value in variables.items()},

@@ -5,7 +5,7 @@ It runs alone, without the project's other packages. In the container's director
     lock      locked as long as it lives: who it is cannot be mistaken
     claim     made before the container is: there is never a second one
     started   pids and times, once there is a process; written before that process runs anything
-    exit      code and times, once it has ended
+    exit      code and times, once it has ended, and how many of its processes were killed for want of memory
     stdout, stderr
 
 The container's first process is the first one of a PID namespace: when it ends, the kernel ends all others. SIGWINCH
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from multicri_charliecloud import kernel
+from multicri_charliecloud.cgroup_member import join, oom_kills, remove
 from multicri_charliecloud.relay import Relay
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
@@ -83,12 +84,13 @@ def _keep(say: int) -> None:
 class Container:
     """job: ``words`` of ch-run; ``identity``: user and group id to become, or null; ``binds``: source, target, readonly
     of each mount to be made in the namespace of this process; ``devices``: directory that gets a /dev of its own;
-    ``device_binds``: the same as binds, with targets below that; ``stdin``, ``stdin_once``, ``tty``; ``environment`` of
-    ch-run itself.
+    ``device_binds``: the same as binds, with targets below that; ``stdin``, ``stdin_once``, ``tty``;
+    ``oom_score_adj``, or nearly that where only root may have it; ``environment`` of ch-run itself.
     """
 
     def __init__(self, job: dict[str, Any]) -> None:
         self._job = job
+        self._group: dict[str, str] = json.loads(Path("cgroup").read_text())
 
     def run(self, say: int) -> None:
         relay = Relay(
@@ -108,6 +110,7 @@ class Container:
         os.close(wait)
         os.close(failed)
         born = start_time(pid)
+        join(self._group, pid)
         if (terminal := relay.terminal) is not None:
             signal.signal(signal.SIGWINCH, lambda *_: resize(terminal))
         started_at_ns = time.time_ns()
@@ -135,8 +138,10 @@ class Container:
                 "started_at_ns": started_at_ns,
                 "finished_at_ns": time.time_ns(),
                 "message": message.decode(errors="replace"),
+                "oom_kills": oom_kills(self._group),
             },
         )
+        remove(self._group.values())
 
     def _enter_namespaces(self) -> None:
         user, group = os.geteuid(), os.getegid()
@@ -162,7 +167,7 @@ class Container:
                 kernel.mount("proc", "/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
             os.setsid()
             with suppress(OSError):  # the daemon's own may be that of a process never to be killed
-                Path("/proc/self/oom_score_adj").write_text("0")
+                Path("/proc/self/oom_score_adj").write_text(str(self._job["oom_score_adj"]))
             for number, file in enumerate(streams):
                 os.dup2(file, number)
             if self._job["tty"]:

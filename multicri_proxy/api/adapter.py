@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import Enum
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from multicri_proxy.api.counts import ImageCounts
 from multicri_proxy.api.ids import ContainerId, PodSandboxId
@@ -21,11 +21,13 @@ class Resources:
     """What the kubelet made of a container's requests and limits. None: not set.
 
     cpu_millicores: the limit. cpu_request_millicores: the request. memory_bytes: the limit.
+    oom_score_adj: which process of the node ends first if its memory runs out, -1000 to 1000.
     """
 
     cpu_millicores: int | None = None
     cpu_request_millicores: int | None = None
     memory_bytes: int | None = None
+    oom_score_adj: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,7 @@ class Pod:
     """The pod that a container belongs to, as its sandbox's configuration names it.
 
     resources: what the kubelet says that all of its containers need at a time, init containers included.
+    cgroup_parent: the control group that the kubelet made for it on the node: a path, or the name of a systemd slice.
     """
 
     sandbox_id: PodSandboxId
@@ -44,6 +47,7 @@ class Pod:
     annotations: Mapping[str, str]
     runtime_handler: str = ""
     resources: Resources = Resources()
+    cgroup_parent: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,6 +229,18 @@ class Adapter(Protocol):
         """Facts for a verbose ContainerStatus and for ``multicri-proxy jobs``, from memory.
 
         The latter has columns for job_id, job_state (the cluster's word), queue_reason, node_list and account.
+        """
+        ...
+
+
+@runtime_checkable
+class CanResize(Protocol):
+    """An adapter that can change what a running container may use."""
+
+    async def resize_container(self, container_id: ContainerId, resources: Resources) -> None:
+        """resources: what is None stays as it is, 0 is no limit any more.
+
+        Raises FailedPrecondition if it does not run, or cannot have that.
         """
         ...
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from multicri_proxy.api.adapter import ContainerSpec, Mount, Pod, Resources, SecurityContext
@@ -110,6 +111,7 @@ def container_spec(
             annotations=sandbox.annotations,
             runtime_handler=sandbox.runtime_handler,
             resources=resources_of(pod.resources),
+            cgroup_parent=pod.cgroup_parent,
         ),
         name=config.metadata.name,
         attempt=config.metadata.attempt,
@@ -143,6 +145,17 @@ def resources_of(linux: cri.LinuxContainerResources) -> Resources:
         if linux.cpu_shares > _LEAST_CPU_SHARES
         else None,
         memory_bytes=linux.memory_limit_in_bytes if linux.memory_limit_in_bytes > 0 else None,
+        oom_score_adj=max(-1000, min(1000, linux.oom_score_adj)),
+    )
+
+
+def changed_resources(linux: cri.LinuxContainerResources) -> Resources:
+    """Of UpdateContainerResources: what is 0 or missing stays as it is, below 0 is no limit any more."""
+    told = resources_of(linux)
+    return replace(
+        told,
+        cpu_millicores=0 if linux.cpu_quota < 0 else told.cpu_millicores,
+        memory_bytes=0 if linux.memory_limit_in_bytes < 0 else told.memory_bytes,
     )
 
 

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import AsyncIterator, Mapping
 
+from multicri_proxy.api.adapter import CanResize
 from multicri_proxy.api.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -17,8 +18,15 @@ from multicri_proxy.api.log import Log
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.runtime import messages
 from multicri_proxy.runtime.calls import Calls
-from multicri_proxy.runtime.configs import check_container, config_digest, container_record, container_spec
+from multicri_proxy.runtime.configs import (
+    changed_resources,
+    check_container,
+    config_digest,
+    container_record,
+    container_spec,
+)
 from multicri_proxy.runtime.filters import select_containers
+from multicri_proxy.runtime.late import itself
 from multicri_proxy.runtime.pods import ContainerEntry, SandboxEntry
 from multicri_proxy.runtime.records import ContainerState
 
@@ -99,12 +107,16 @@ class ContainerCalls(Calls):
     async def update_container_resources(
         self, request: cri.UpdateContainerResourcesRequest
     ) -> cri.UpdateContainerResourcesResponse:
-        """Accept a pinning to the node's CPUs, refuse everything else.
+        """Accept a pinning to the node's CPUs; everything else is done by an adapter that can, or refused.
 
         The kubelet's static CPU manager pins every container over and over, and logs an error each time that it is
         refused; a container elsewhere is not concerned. A resize, though, must not seem to have happened.
         """
         entry = self._parts.pods.container(request.container_id)
+        adapter = itself(self._parts.adapter)
+        if isinstance(adapter, CanResize):
+            await adapter.resize_container(entry.record.id, changed_resources(request.linux))
+            return cri.UpdateContainerResourcesResponse()
         rest = cri.LinuxContainerResources()
         rest.CopyFrom(request.linux)
         rest.ClearField("cpuset_cpus")

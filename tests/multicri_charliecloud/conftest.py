@@ -5,7 +5,7 @@ import pwd
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +75,14 @@ def endpoints() -> str:
 
 
 @pytest.fixture
-async def proxy(bed: Testbed, place: Path, who: str, endpoints: str) -> AsyncIterator[Proxy]:
+def kind(who: str) -> Callable[[Path, Path], Proxy]:
+    return UserProxy if who == "user" else Proxy
+
+
+@pytest.fixture
+async def proxy(
+    bed: Testbed, place: Path, who: str, endpoints: str, kind: Callable[[Path, Path], Proxy]
+) -> AsyncIterator[Proxy]:
     daemon = place / "daemon"
     daemon.mkdir()
     config, certificate = place / "config.yaml", place / "ca.crt"
@@ -90,7 +97,6 @@ async def proxy(bed: Testbed, place: Path, who: str, endpoints: str) -> AsyncIte
     certificate.chmod(0o644)
     if who == "user":
         shutil.chown(daemon, "nobody")
-    kind = UserProxy if who == "user" else Proxy
     proxy = kind(daemon, config)
     await proxy.start()
     yield proxy

@@ -1,5 +1,6 @@
 """A pod's life on the node, through the proxy, as root's daemon and as an ordinary user's."""
 
+import asyncio
 import base64
 import time
 from pathlib import Path
@@ -184,6 +185,22 @@ async def test_what_cannot_be_given_is_refused_by_name(
         await kubelet.create_container(pod, image, **{"command": ["true"], **change})  # type: ignore[arg-type]
     assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert await kubelet.containers(pod_sandbox_id=pod.sandbox_id) == []
+
+
+@pytest.mark.parametrize("who", ["user"])
+async def test_what_a_container_without_control_groups_uses_is_told(kubelet: Kubelet, image: str) -> None:
+    await kubelet.pull(image)
+    pod = await kubelet.run_pod_sandbox("busy", handler="multicri")
+    container = await kubelet.create_container(pod, image, command=["sh", "-c", "while :; do :; done"])
+    await kubelet.start(container)
+    stats = cri.ContainerStats()
+    async with asyncio.timeout(60):
+        while not stats.cpu.usage_nano_cores.value:
+            request = cri.ContainerStatsRequest(container_id=container)
+            stats = (await kubelet.call(request, cri.ContainerStatsResponse)).stats
+            await asyncio.sleep(0.5)
+    assert stats.cpu.usage_core_nano_seconds.value > 0
+    assert stats.memory.working_set_bytes.value > 0
 
 
 async def test_an_image_that_is_not_there_is_told(kubelet: Kubelet, image: str) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from multicri_proxy.api.adapter import Resources, SecurityContext
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
-from multicri_proxy.runtime.configs import config_digest, resources_of, security_of
+from multicri_proxy.runtime.configs import changed_resources, config_digest, resources_of, security_of
 
 
 @pytest.mark.parametrize("millicores", [3, 100, 250, 333, 1000, 1500, 64_000])
@@ -21,6 +21,12 @@ def test_limits_come_back_from_quota_and_bytes() -> None:
 def test_what_a_pod_does_not_ask_for_is_not_made_up() -> None:
     linux = cri.LinuxContainerResources(cpu_shares=2, cpu_period=100_000, cpu_quota=-1)
     assert resources_of(linux) == Resources()
+
+
+def test_a_change_of_resources_can_take_a_limit_away() -> None:
+    linux = cri.LinuxContainerResources(cpu_period=100_000, cpu_quota=-1, memory_limit_in_bytes=1 << 20)
+    assert changed_resources(linux) == Resources(cpu_millicores=0, memory_bytes=1 << 20)
+    assert changed_resources(cri.LinuxContainerResources(memory_limit_in_bytes=-1)) == Resources(memory_bytes=0)
 
 
 def test_the_random_file_of_a_termination_message_makes_no_other_container_but_another_volume_does() -> None:
