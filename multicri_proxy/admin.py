@@ -25,10 +25,11 @@ from multicri_proxy.api.errors import (
     Unavailable,
 )
 from multicri_proxy.api.log import Log
+from multicri_proxy.api.places import SOCKET_DIRECTORY
 
 log = Log("admin")
 
-DEFAULT_SOCKET_PATH = "/run/multicri-admin.sock"
+DEFAULT_SOCKET_PATH = str(SOCKET_DIRECTORY / "multicri-admin.sock")
 
 _LONGEST_REQUEST_BYTES = 64 * 1024
 _REQUEST_S = 5.0

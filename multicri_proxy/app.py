@@ -121,11 +121,15 @@ async def running(settings: Settings) -> AsyncIterator[Reloadable]:
         service = await stack.enter_async_context(
             AdapterRuntime(
                 adapter=LateAdapter(
-                    settings.adapter_name, partial(plug_in, "adapters", settings.adapter_name), context
+                    settings.adapter_name,
+                    partial(plug_in, "adapters", settings.adapter_name),
+                    context,
+                    is_needed=DEFAULT not in endpoints,
                 ),
                 images=images,
                 ledger=ledger,
                 handlers=settings.handler,
+                is_alone=DEFAULT not in endpoints,
                 pod_ip=settings.pod_ip or _node_ip(),
                 streaming=_streaming(settings),
                 network=PodNetwork(

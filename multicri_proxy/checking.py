@@ -8,7 +8,7 @@ import pickle
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -21,6 +21,9 @@ from multicri_proxy.settings import DEFAULTS, FLAGS, Settings
 
 if TYPE_CHECKING:
     from multicri_proxy.api.adapter import SettingsCheck
+
+_CLUSTERS, _THIS_NODE = "slurm", "charliecloud"
+"""The adapters that are taken if none is named."""
 
 ENVIRONMENT_PREFIX = "MULTICRI_"
 """``MULTICRI_SOCKET_PATH`` is ``--socket-path``."""
@@ -159,6 +162,14 @@ def _consistent(settings: Settings) -> Settings:
     return settings
 
 
+def _with_adapter(settings: Settings) -> Settings:
+    """With no runtime behind a socket and no cluster, there is this node."""
+    if settings.adapter_name:
+        return settings
+    is_alone = not settings.remote_runtime_endpoints and not settings.adapters.get(_CLUSTERS)
+    return replace(settings, adapter_name=_THIS_NODE if is_alone else _CLUSTERS)
+
+
 _NAMES = tuple(flag.name for flag in FLAGS)
 
 
@@ -198,7 +209,7 @@ def load(*, flags: Mapping[str, str], environment: Mapping[str, str], file: Path
             raise InvalidArgument(f"{name} ({item.source}) is no setting{hint}")
     try:
         model = _Model.model_validate({name: item.value for name, item in given.items()} | {"adapters": sections})
-        return _consistent(Settings(**dict(model)))
+        return _with_adapter(_consistent(Settings(**dict(model))))
     except ValidationError as error:
         raise InvalidArgument("; ".join(_sentence(e["loc"], e["msg"], given) for e in error.errors())) from error
     except ValueError as error:

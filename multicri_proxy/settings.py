@@ -4,6 +4,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from multicri_proxy.api.places import SOCKET_DIRECTORY, STATE_DIRECTORY
+
 
 def _setting(default: object, about: str) -> Any:  # whatever the field's type is
     if isinstance(default, dict):
@@ -15,7 +17,7 @@ def _setting(default: object, about: str) -> Any:  # whatever the field's type i
 class Settings:
     """What ``multicri-proxy serve`` can be told."""
 
-    socket_path: Path = _setting(Path("/run/multicri.sock"), "unix socket that the kubelet talks to")
+    socket_path: Path = _setting(SOCKET_DIRECTORY / "multicri.sock", "unix socket that the kubelet talks to")
     remote_runtime_endpoints: dict[str, str] = _setting(
         {"default": "/run/containerd/containerd.sock"},
         "runtimes behind sockets, name:path separated by commas; a RuntimeClass handler picks one by its name, "
@@ -56,20 +58,24 @@ class Settings:
     admin_socket: str = _setting(
         "", "unix socket for 'dump', 'jobs' and 'images'; empty: beside socket_path, as /run/multicri-admin.sock"
     )
-    adapter_name: str = _setting("slurm", "what runs multicri pods")
+    adapter_name: str = _setting(
+        "",
+        "what runs multicri pods: slurm or charliecloud; empty: slurm, but charliecloud if there are neither remote "
+        "runtime endpoints nor a section slurm",
+    )
     handler: tuple[str, ...] = _setting(
         ("multicri",),
         "RuntimeClass handlers that make a pod a multicri pod, separated by commas; an adapter may tell clusters "
         "apart by them",
     )
-    root_dir: Path = _setting(Path("/var/lib/multicri-proxy"), "directory of the proxy's key")
+    root_dir: Path = _setting(STATE_DIRECTORY, "directory of the proxy's key")
     secret_key_file: str = _setting(
         "",
         "the key that credentials are encrypted with, made if it is not there; empty: secret.key among the "
         "credentials that systemd gives the unit, else root_dir/secret.key",
     )
     resources_cache_path: Path = _setting(
-        Path("/var/lib/multicri-proxy/resources"), "directory of the records of sandboxes, containers and images"
+        STATE_DIRECTORY / "resources", "directory of the records of sandboxes, containers and images"
     )
     pod_ip: str = _setting("", "IP of multicri pods that have no network of their own; empty: the node's")
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "the least important log lines to write")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from multicri_proxy.api.errors import InvalidArgument
+from multicri_proxy.api.places import socket_directory, state_directory
 from multicri_proxy.checking import load
 from multicri_proxy.settings import Settings
 
@@ -30,7 +31,7 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(file: Path) -> 
 def test_a_variable_that_is_nearly_a_setting_is_refused_and_one_that_is_none_is_somebody_elses() -> None:
     with pytest.raises(InvalidArgument, match="did you mean socket_path"):
         loaded(None, {"MULTICRI_SOCKET_PAHT": "/x.sock"})
-    assert loaded(None, {"MULTICRI_TESTBED": "/var/tmp/bed"}) == Settings()
+    assert loaded(None, {"MULTICRI_TESTBED": "/var/tmp/bed"}) == Settings(adapter_name="slurm")
 
 
 def test_an_adapters_section_comes_from_the_file_and_from_its_own_variables(file: Path) -> None:
@@ -131,3 +132,27 @@ def test_a_bad_file_is_refused_with_its_path(file: Path, text: str, message: str
 def test_a_file_that_is_not_there_is_refused_with_its_path(file: Path) -> None:
     with pytest.raises(InvalidArgument, match=str(file)):
         loaded(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "adapter"),
+    [
+        ("", "slurm"),
+        ("remote_runtime_endpoints: {}\n", "charliecloud"),
+        ("remote_runtime_endpoints: {}\nslurm: {known_hosts: /k}\n", "slurm"),
+        ("remote_runtime_endpoints: {}\nadapter_name: slurm\n", "slurm"),
+        ("adapter_name: charliecloud\n", "charliecloud"),
+    ],
+)
+def test_without_a_runtime_and_a_cluster_pods_run_on_this_node(file: Path, text: str, adapter: str) -> None:
+    file.write_text(text)
+    assert loaded(file).adapter_name == adapter
+
+
+def test_an_ordinary_users_daemon_keeps_its_things_in_places_of_the_users() -> None:
+    given = {"XDG_STATE_HOME": "/home/a/state", "XDG_RUNTIME_DIR": "/run/user/7"}
+    assert state_directory(7, given) == Path("/home/a/state/multicri-proxy")
+    assert socket_directory(7, given) == Path("/run/user/7")
+    assert state_directory(7, {"XDG_STATE_HOME": "relative"}) == socket_directory(7, {})
+    assert state_directory(7, {}).parts[-3:] == (".local", "state", "multicri-proxy")
+    assert (state_directory(0, given), socket_directory(0, given)) == (Path("/var/lib/multicri-proxy"), Path("/run"))

@@ -41,7 +41,8 @@ from multicri_proxy.api.adapter import (
 )
 from multicri_proxy.api.board import Board
 from multicri_proxy.api.errors import FailedPrecondition, NotFound, Unavailable
-from multicri_proxy.api.ids import ContainerId, PodSandboxId
+from multicri_proxy.api.ids import ContainerId, ImageId, PodSandboxId
+from multicri_proxy.api.image import Build, Image, Stored
 from multicri_proxy.api.log import Log
 from multicri_proxy.api.streams import Connection, Streams
 from multicri_proxy.api.tasks import Tasks
@@ -100,6 +101,7 @@ class CharliecloudAdapter:
         await self._tasks.__aexit__(kind, error, traceback)
 
     async def adopt(self, known: Collection[ContainerId]) -> None:
+        self._images.adopt()
         for container_id in tuple(self._known):
             directory = self._directories.of(container_id)
             if container_id not in known:
@@ -200,6 +202,18 @@ class CharliecloudAdapter:
 
     def connect(self, sandbox_id: PodSandboxId, port: int) -> AbstractAsyncContextManager[Connection]:
         return connected(port)
+
+    async def bring_image(self, image: Image, namespace: str) -> None:
+        await self._images.ready(image, namespace)
+
+    def stored(self) -> Stored:
+        return self._images.stored()
+
+    def builds(self, image_id: ImageId) -> Sequence[Build]:
+        return self._images.builds(image_id)
+
+    async def forget_image(self, image: Image) -> None:
+        self._images.forget(image)
 
     async def _running(self, container_id: ContainerId) -> tuple[ContainerDirectory, Started]:
         """Raises FailedPrecondition if it does not run."""

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from multicri_proxy.api.errors import InvalidArgument
+from multicri_proxy.api.places import STATE_DIRECTORY
 
 _SECTION = "charliecloud"
 
@@ -26,13 +27,15 @@ class Settings(BaseModel):
 
     user: whom containers and image builds run as, if the daemon is root: nobody whom ch-run makes root in a container
     may be root on the node. policy: what becomes of a container that asks for what cannot be honoured.
+    image_format: how images are kept; a SquashFS file takes less room, and is unpacked for each container.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    directory: Annotated[Path, AfterValidator(_clean)] = Path("/var/lib/multicri-proxy/charliecloud")
+    directory: Annotated[Path, AfterValidator(_clean)] = STATE_DIRECTORY / "charliecloud"
     user: str = "nobody"
     policy: Literal["strict", "permissive"] = "strict"
+    image_format: Literal["directory", "squashfs"] = "directory"
     build_timeout_s: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] = 3600.0
 
 

@@ -88,6 +88,11 @@ def digest_name(source: str, digest: str) -> str:
     return f"{PREFIX}{form}{reference.registry}/{reference.path}@{digest}"
 
 
+def without_form(name: str) -> str:
+    """A name as every other runtime has it, if it can be said so."""
+    return name.removeprefix(f"{PREFIX}{DOCKER_FORMS[0]}")
+
+
 def reference_of(source: str) -> Reference | None:
     """The registry's image that a canonical source is; None if it is none of a registry."""
     scheme, _, rest = source.partition("://")

@@ -21,7 +21,15 @@ from multicri_images.asking import Asking, Silent
 from multicri_images.building import DEFAULT_DIRECTORY
 from multicri_images.credentials import checked, of_docker_config
 from multicri_images.eviction import surplus
-from multicri_images.names import PREFIX, Reference, SingularityScheme, digest_name, reference_of, source_of
+from multicri_images.names import (
+    PREFIX,
+    Reference,
+    SingularityScheme,
+    digest_name,
+    reference_of,
+    source_of,
+    without_form,
+)
 from multicri_images.node_files import NOBODYS, NodeFiles, stored_in
 from multicri_images.question import Known, Question
 from multicri_images.records import (
@@ -137,26 +145,30 @@ class Pool:
         usable = checked(auth, reference.registry) if auth and reference else None
         found = await self._found(source, usable or await self._of_the_node(source))
         grant = Grant(uri=found.source, sealed=await self._sealed(usable, found.id, namespace))
+        if not name.startswith(PREFIX):
+            found = replace(found, digests=(*(without_form(digest) for digest in found.digests), *found.digests))
         if any(fnmatchcase(name, pattern) for pattern in settings.pinned):
             found = replace(found, pinned=True)
         record = partial(self._record, name, source, found, {namespace: grant})
         return await self._tasks.finish(f"record {name}", record)
 
     def find(self, name: str) -> Image | None:
+        """What was pulled by a name of ours is not found by a plain one: it may be another runtime's, too."""
         for record in self._records.values():
             if name in record.sources or name in record.image.digests:
                 return record.image
         if (by_id := self._by_id(name)) is not None:
             return by_id
         try:
-            source = source_of(name, singularity=self._singularity())
+            source = source_of(name, plain=True, singularity=self._singularity())
         except InvalidArgument:
             return None
         reference = reference_of(source)
         if reference is not None and reference.digest:
-            name = digest_name(source, reference.digest)
+            is_ours, name = name.startswith(PREFIX), digest_name(source, reference.digest)
+            name = name if is_ours else without_form(name)
             return next((one.image for one in self._records.values() if name in one.image.digests), None)
-        return self._of_source(source)
+        return self._of_source(source, plain=not name.startswith(PREFIX))
 
     def images(self) -> Sequence[Image]:
         return tuple(record.image for record in self._records.values())
@@ -367,8 +379,13 @@ class Pool:
         except MulticriError as error:
             _log.warning("the use of an image is not kept", image_id=image_id, error=error)
 
-    def _of_source(self, source: str) -> Image | None:
-        return next((one.image for one in self._records.values() if source in one.sources.values()), None)
+    def _of_source(self, source: str, *, plain: bool = False) -> Image | None:
+        """plain: only if one of the names that mean it is."""
+        for record in self._records.values():
+            names = [name for name, meant in record.sources.items() if meant == source]
+            if any(not (plain and name.startswith(PREFIX)) for name in names):
+                return record.image
+        return None
 
     def _by_id(self, name: str) -> Image | None:
         digits = name.removeprefix("sha256:")

@@ -37,6 +37,7 @@ class Parts:
     """What the calls are made of.
 
     directory: where the records are. handlers: the RuntimeClass handlers that stand for the adapter.
+    is_alone: no other runtime takes what the handlers do not name.
     log_of: makes a new container's log. streaming: where clients of exec, attach and port-forward come.
     network: of pods that have one of their own. creating: containers under way, by the ids of their images.
     images_changed: set when there may be one too many. counts: of images.
@@ -49,6 +50,7 @@ class Parts:
     events: Events
     directory: Path
     handlers: tuple[str, ...]
+    is_alone: bool
     pod_ip: str
     now_ns: Callable[[], int]
     log_of: Callable[[Container, Sandbox], ContainerLog | None]

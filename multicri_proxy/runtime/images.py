@@ -38,7 +38,7 @@ class ImageCalls(Calls):
             ImageRef(_name(request.image)),
             auth=_auth(request.auth),
             namespace=request.sandbox_config.metadata.namespace,
-            plain=request.image.runtime_handler in self._parts.handlers,
+            plain=self._parts.is_alone or request.image.runtime_handler in self._parts.handlers,
         )
         return cri.PullImageResponse(image_ref=image.id)
 

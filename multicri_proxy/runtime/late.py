@@ -22,11 +22,15 @@ from multicri_proxy.runtime.retries import closing
 class LateAdapter:
     """Stands for the adapter that ``load`` imports: now, if it remembers anything, else with the first container.
 
-    load: may take long, and is called in a thread of its own.
+    load: may take long, and is called in a thread of its own. is_needed: whatever comes is the adapter's: it is
+    imported in the background as soon as this one serves.
     """
 
-    def __init__(self, name: str, load: Callable[[], AdapterFactory], context: AdapterContext) -> None:
+    def __init__(
+        self, name: str, load: Callable[[], AdapterFactory], context: AdapterContext, *, is_needed: bool = False
+    ) -> None:
         self._name = name
+        self._is_needed = is_needed
         self._load = load
         self._context = context
         self._stack = AsyncExitStack()
@@ -50,7 +54,7 @@ class LateAdapter:
         await self._stack.__aexit__(kind, error, traceback)
 
     async def adopt(self, known: Collection[ContainerId]) -> None:
-        if known or self.loaded:
+        if known or self.loaded or self._is_needed:
             adapter = await self.there()
             await adapter.adopt(known)
         self._adopted = True

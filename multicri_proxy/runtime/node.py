@@ -23,6 +23,7 @@ class NodeCalls(Calls):
         Behind a proxy with a default runtime the node's network is that runtime's, and this is not asked.
         """
         problem = await self._parts.network.problem()
+        handlers = ["", *self._parts.handlers] if self._parts.is_alone else self._parts.handlers
         return cri.StatusResponse(
             status=cri.RuntimeStatus(
                 conditions=[
@@ -36,7 +37,7 @@ class NodeCalls(Calls):
                 ]
             ),
             runtime_handlers=[
-                cri.RuntimeHandler(name=name, features=cri.RuntimeHandlerFeatures()) for name in self._parts.handlers
+                cri.RuntimeHandler(name=name, features=cri.RuntimeHandlerFeatures()) for name in handlers
             ],
             features=cri.RuntimeFeatures(),
             info=messages.info({"adapter": self._parts.adapter.name}) if request.verbose else {},

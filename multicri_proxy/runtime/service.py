@@ -46,6 +46,7 @@ class Runtime(SandboxCalls, ContainerCalls, StreamCalls, StatsCalls, ImageCalls,
     the ledger and the images are the caller's.
 
     directory: where the ledger is. handlers: the RuntimeClass handlers that stand for the adapter.
+    is_alone: there is no default runtime: every pod is the adapter's, and every image.
     pod_ip: what a pod is told to have that has no network of its own; the kubelet wants one.
     network: makes such networks; None: there are none.
     drain_timeout_s: how long an exit may wait for a container's last output.
@@ -61,6 +62,7 @@ class Runtime(SandboxCalls, ContainerCalls, StreamCalls, StatsCalls, ImageCalls,
         handlers: tuple[str, ...],
         pod_ip: str,
         streaming: StreamingServer,
+        is_alone: bool = False,
         network: PodNetwork | None = None,
         counts: ImageCounts | None = None,
         drain_timeout_s: float = 10.0,
@@ -97,6 +99,7 @@ class Runtime(SandboxCalls, ContainerCalls, StreamCalls, StatsCalls, ImageCalls,
                 events=self._events,
                 directory=directory,
                 handlers=handlers,
+                is_alone=is_alone,
                 pod_ip=pod_ip,
                 now_ns=now_ns,
                 log_of=self._log_of,

@@ -23,9 +23,12 @@ adapter_name: charliecloud
 stream_port: 0
 charliecloud:
   directory: {directory}
+{images}"""
+IMAGES = """\
 images:
   registries:
     {registry}: {{ca_file: {certificate}}}
+    {registry}:5443: {{ca_file: {certificate}}}
 """
 
 
@@ -75,29 +78,31 @@ def endpoints() -> str:
 
 
 @pytest.fixture
+def config() -> str:
+    """The proxy's, with names for what each test has of its own."""
+    return CONFIG
+
+
+@pytest.fixture
 def kind(who: str) -> Callable[[Path, Path], Proxy]:
     return UserProxy if who == "user" else Proxy
 
 
 @pytest.fixture
 async def proxy(
-    bed: Testbed, place: Path, who: str, endpoints: str, kind: Callable[[Path, Path], Proxy]
+    bed: Testbed, place: Path, who: str, endpoints: str, config: str, kind: Callable[[Path, Path], Proxy]
 ) -> AsyncIterator[Proxy]:
     daemon = place / "daemon"
     daemon.mkdir()
-    config, certificate = place / "config.yaml", place / "ca.crt"
-    text = CONFIG.format(
-        directory=daemon / "charliecloud",
-        endpoints=endpoints,
-        registry=bed.registry.address,
-        certificate=certificate,
-    )
-    config.write_text(text)
+    certificate = place / "ca.crt"
+    images = IMAGES.format(registry=bed.registry.address, certificate=certificate)
+    text = config.format(directory=daemon / "charliecloud", endpoints=endpoints, images=images)
+    (place / "config.yaml").write_text(text)
     shutil.copy(bed.authority.certificate, certificate)
     certificate.chmod(0o644)
     if who == "user":
         shutil.chown(daemon, "nobody")
-    proxy = kind(daemon, config)
+    proxy = kind(daemon, place / "config.yaml")
     await proxy.start()
     yield proxy
     proxy.terminate()

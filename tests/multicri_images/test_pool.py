@@ -143,3 +143,13 @@ async def test_pulls_are_counted_by_source_and_result() -> None:
             with pytest.raises(InvalidArgument):
                 await images.pull(ImageRef(name))
     assert counts.pulls == {("docker", "ok"): 2, ("local-image", "failed"): 1, ("unknown", "failed"): 1}
+
+
+async def test_a_plain_name_finds_what_was_pulled_by_one_in_each_of_its_forms() -> None:
+    async with pool_of(MemoryStore()) as images:
+        await images.pull(PERL)
+        assert images.find("perl:5") is None
+        pulled = await images.pull(ImageRef("perl:5"), plain=True)
+        for name in ("perl:5", "docker.io/library/perl:5", "docker.io/perl:5"):
+            assert images.find(name) == pulled
+        assert images.find("perl") is None

@@ -34,13 +34,14 @@ class LateNode(Node):
         super().__init__(directory)
         self.store = MemoryStore()
         self.loads = 0
+        self.is_needed = False
         self.failures: list[Exception] = []
         self.make_adapter = self._late
 
     def _late(self, _: Cluster) -> Adapter:
         secrets = SealedSecrets.from_file(self.directory / "key")
         context = AdapterContext(settings={}, store=self.store, secrets=secrets, images=self.images, image_builders=())
-        return LateAdapter("memory", self._load, context)
+        return LateAdapter("memory", self._load, context, is_needed=self.is_needed)
 
     def _load(self) -> AdapterFactory:
         if self.failures:
@@ -104,4 +105,11 @@ async def test_an_import_that_fails_fails_one_call_and_is_tried_again(node: Late
     with pytest.raises(OSError, match="no space"):
         await client.container(sandbox_id)
     await client.container(sandbox_id)
+    assert node.loads == 1
+
+
+async def test_it_is_imported_without_a_container_where_all_that_comes_is_its_own(node: LateNode) -> None:
+    node.is_needed = True
+    async with node.running():
+        await node.cluster.called("adopt")
     assert node.loads == 1
