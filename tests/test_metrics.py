@@ -73,7 +73,7 @@ def test_a_unix_socket_serves_them_to_its_owner_alone(tmp_path: Path) -> None:
     path = tmp_path / "metrics.sock"
     with serving(str(path), CollectorRegistry()), socket.socket(socket.AF_UNIX) as client:
         assert path.stat().st_mode & 0o777 == 0o600
-        client.settimeout(10)
+        client.settimeout(60)
         client.connect(str(path))
         client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
         assert client.recv(100).startswith(b"HTTP/1.0 200")

@@ -276,8 +276,13 @@ class CharliecloudAdapter:
                 reason=_reason(ended),
                 message=ended.message,
             )
-        await self._signal(directory, signal.SIGKILL)
         started = await asyncio.to_thread(directory.started)
+        if started and (process := Process.find(started.pid, started.start_time)) is not None:
+            try:
+                process.signal(signal.SIGKILL)
+                await _within(process.wait(), KILL_WAIT_S)
+            finally:
+                process.close()
         return Report(
             container_id=container_id,
             phase=Phase.EXITED,

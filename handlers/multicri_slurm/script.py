@@ -141,12 +141,12 @@ def quoted(word: str) -> str:
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ESCAPES = {code: f"\\{code:03o}" for code in (*range(0x20), 0x7F, ord("\\"), ord("'"))}
 
-TERM = r"""  kill -TERM "$multicri_child"
+TERM = r"""  kill -TERM "$(head -n 1 process)"
 """
 _TERM_BY_SLURM = r"""  if squeue -h -s -j "$SLURM_JOB_ID" -o %i | grep -q '[.][0-9]'; then
     scancel --signal=TERM "$SLURM_JOB_ID" # to the tasks of its steps, but not to this script
   else
-    kill -TERM "$multicri_child"
+    kill -TERM "$(head -n 1 process)"
   fi
 """
 """Of a TERM of its own, srun kills its tasks (seen with 24.11). While it has none yet, scancel says nothing."""
@@ -234,19 +234,29 @@ case $multicri_signalled in
 esac
 printf '%s %s\n' "$SLURM_JOB_ID" "$(date +%s%N)" > started.tmp && mv started.tmp started
 set -m # a process group of its own for the container
-@BEFORE@(
-  umask 022
-  exec @WORDS@
-) < @STDIN@ >> stdout 2>> stderr &
+@BEFORE@( # The status of a process that ends just when a trap interrupts `wait` is lost to bash. Here nobody uses that.
+  multicri_told=
+  trap multicri_told=TERM TERM # of which Slurm tells every process, when a job's time is up
+  (
+    printf '%s\n' "$BASHPID" "$multicri_working_dir" > process.tmp && mv process.tmp process
+    umask 022
+    exec @WORDS@
+  ) < @STDIN@ >> stdout 2>> stderr
+  multicri_code=$?
+  # Apptainer ends with 128 and what it could not pass on any more: that may be the CONT which Slurm sends before TERM
+  [ "$multicri_told-$multicri_code" != TERM-146 ] || multicri_code=143
+  printf '%s\n' "$multicri_code" > code
+) &
 multicri_child=$!
-printf '%s\n' "$multicri_child" "$multicri_working_dir" > process.tmp && mv process.tmp process
+set +m # with which `wait` would take a stop for the end
+until [ -e process ] || ! kill -0 "$multicri_child"; do sleep 0.05; done 2> /dev/null
 [ -z "$multicri_signalled" ] || multicri_signal "$multicri_signalled"
 while :; do
   multicri_signalled=
   wait "$multicri_child"
-  multicri_code=$?
   [ -n "$multicri_signalled" ] || break
 done
+read -r multicri_code < code || multicri_code=137 # killed, with what was to write it
 @AFTER@multicri_finish "$multicri_code" Exited
 """
 

@@ -37,7 +37,7 @@ async def first_event(channel: grpc.aio.Channel, kubelet_does: Sent, sides: Side
     subscribe: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(EVENTS)
     events = subscribe(b"", timeout=20)
     reading = asyncio.ensure_future(anext(aiter(events)))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not reading.done():  # a subscription says nothing of its beginning
             await see(sides.direct, kubelet_does)
             await asyncio.wait({reading}, timeout=0.05)
@@ -73,7 +73,7 @@ async def exec_and_leave(sides: Sides, channel: grpc.aio.Channel, ends_by: str) 
         return f"sleep {seconds}".encode() in cri.ExecSyncResponse.FromString(answer).stdout
 
     ending = asyncio.ensure_future(rpc.code())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await runs():
             assert not ending.done()
         if ends_by != "its deadline":

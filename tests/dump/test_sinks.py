@@ -5,7 +5,6 @@ import os
 import stat
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -108,7 +107,7 @@ def test_a_pipe_whose_reader_sleeps_is_given_up_when_it_must() -> None:
     thread.start()
     os.read(reader, 1)
     stuck.abandon()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     assert outcome
     stuck.close()
@@ -116,14 +115,13 @@ def test_a_pipe_whose_reader_sleeps_is_given_up_when_it_must() -> None:
 
 
 async def calls_in_time(tap: Tap, number: int = 100) -> None:
-    began = time.monotonic()
-    for _ in range(number):
-        await tap.call(Call(path=VERSION, request=b"\n\x050.1.0"))
-    assert time.monotonic() - began < 2
+    async with asyncio.timeout(60):
+        for _ in range(number):
+            await tap.call(Call(path=VERSION, request=b"\n\x050.1.0"))
 
 
 async def until_dropped(dumper: Dumper, number: int = 1) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while dumper.dropped < number:
             await asyncio.sleep(0.01)
 

@@ -121,7 +121,7 @@ async def test_a_call_without_an_answer_is_told_of_after_a_second(
 
     runtime.answers[VERSION] = slow
     async with collecting(dumper) as collected:
-        await asyncio.wait_for(tap.call(version_call()), 20)
+        await asyncio.wait_for(tap.call(version_call()), 60)
     waiting, answered = collected.records
     assert (waiting.kind, answered.kind) == (Kind.WAITING, Kind.CALL)
     assert waiting.call_id == answered.call_id
@@ -251,8 +251,8 @@ async def test_calls_go_on_while_a_sink_is_stuck_and_what_it_misses_is_counted_a
     sink.stuck.set()
     listener = Listener("a stuck test", formatter(), sink, most_records=10)
     async with dumper.listening(listener):
-        await asyncio.wait_for(asyncio.gather(*(tap.call(version_call()) for _ in range(100))), 5)
-        await asyncio.to_thread(sink.entered.wait, 10)
+        await asyncio.wait_for(asyncio.gather(*(tap.call(version_call()) for _ in range(100))), 60)
+        await asyncio.to_thread(sink.entered.wait, 60)
         assert listener.dropped == dumper.dropped == 90
         sink.release()
         while len(sink.text.splitlines()) < 10:

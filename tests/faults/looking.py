@@ -63,7 +63,7 @@ async def agree(bed: Testbed, kubelet: Kubelet) -> None:
     recorded: set[str] = set()
     living: set[str] = set()
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 recorded, living = await ours(), set(await asyncio.to_thread(jobs_that_live, bed))
                 if recorded == living:

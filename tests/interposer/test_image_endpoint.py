@@ -38,7 +38,7 @@ class ImageService:
 
     def start(self) -> None:
         self.daemon.start()
-        self.daemon.wait_ready("listens", self.socket.is_socket, timeout_s=30)
+        self.daemon.wait_ready("listens", self.socket.is_socket, timeout_s=60)
 
 
 @pytest.fixture
@@ -136,4 +136,4 @@ async def test_an_image_service_that_hangs_holds_up_image_calls_alone(kubelet: K
         assert not listing.done()
     finally:
         images.daemon.signal(signal.SIGCONT)
-    assert isinstance(await asyncio.wait_for(listing, 20), list)
+    assert isinstance(await asyncio.wait_for(listing, 60), list)

@@ -149,7 +149,7 @@ async def test_a_streamed_list_begins_with_the_default_runtimes_metadata_whoever
     two.default.behaviours[path] = late
     stream = await two.proxy.stream(Call(path=path, request=b""))
     asyncio.get_running_loop().call_later(0.1, may.set)
-    assert ("x-from", "default") in await asyncio.wait_for(stream.initial_metadata(), 10)
+    assert ("x-from", "default") in await asyncio.wait_for(stream.initial_metadata(), 60)
     assert len([message async for message in stream]) == 3
 
 
@@ -169,9 +169,9 @@ async def test_events_begin_with_what_the_default_runtime_has_said_by_the_first_
     stream = await two.proxy.stream(Call(path=path, request=b""))
     beginning = asyncio.ensure_future(stream.initial_metadata())
     if says:
-        assert ("x-from", "default") in await asyncio.wait_for(asyncio.shield(beginning), 10)
+        assert ("x-from", "default") in await asyncio.wait_for(asyncio.shield(beginning), 60)
     may.set()
-    assert [value for key, value in await asyncio.wait_for(beginning, 10) if key == "x-from"] == [says] * bool(says)
+    assert [value for key, value in await asyncio.wait_for(beginning, 60) if key == "x-from"] == [says] * bool(says)
     assert [message async for message in stream] == [b"event"]
 
 
@@ -183,7 +183,7 @@ async def test_a_streamed_list_that_fails_is_not_held_up_by_a_default_runtime_th
     two.default.behaviours[path] = leading("")
     two.kata.behaviours[path] = fail
     stream = await two.proxy.stream(Call(path=path, request=b""))
-    await asyncio.wait_for(stream.initial_metadata(), 10)
+    await asyncio.wait_for(stream.initial_metadata(), 60)
     with pytest.raises(CallFailed, match="kata is away"):
         async for _ in stream:
             pass
@@ -269,7 +269,7 @@ async def test_an_endpoint_that_hangs_holds_up_no_call_for_another_ones_containe
     two.default.answers(RUNTIME + "StartContainer", b"")
     request = cri.StartContainerRequest(container_id="theirs").SerializeToString()
     call = Call(path=RUNTIME + "StartContainer", request=request, timeout_s=60)
-    assert (await asyncio.wait_for(two.proxy.call(call), 10)).owner == "default"
+    assert (await asyncio.wait_for(two.proxy.call(call), 60)).owner == "default"
 
 
 async def test_a_request_that_cannot_be_decoded_gets_the_runtimes_own_words(two: Two) -> None:

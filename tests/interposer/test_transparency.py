@@ -161,9 +161,9 @@ async def test_a_client_that_cancels_cancels_the_call_to_the_runtime(rig: Rig, p
     rig.backend.behaviours[path] = behave
     rpc = rig.proxied.stream_stream(path)(iter([b""]))
     reading = asyncio.ensure_future(rpc.read())
-    await asyncio.wait_for(begun.wait(), 10)
+    await asyncio.wait_for(begun.wait(), 60)
     rpc.cancel()
-    await asyncio.wait_for(cancelled.wait(), 10)
+    await asyncio.wait_for(cancelled.wait(), 60)
     with pytest.raises(asyncio.CancelledError):
         await reading
 
@@ -177,6 +177,6 @@ async def test_messages_of_a_stream_come_as_they_are_sent_in_both_directions(rig
     rpc = rig.proxied.stream_stream(UNKNOWN)()
     for message in (b"one", b"two", b""):
         await rpc.write(message)
-        assert await asyncio.wait_for(rpc.read(), 10) == message
+        assert await asyncio.wait_for(rpc.read(), 60) == message
     await rpc.done_writing()
-    assert await asyncio.wait_for(rpc.read(), 10) is grpc.aio.EOF
+    assert await asyncio.wait_for(rpc.read(), 60) is grpc.aio.EOF

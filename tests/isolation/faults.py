@@ -45,7 +45,7 @@ class HangingBuild:
             self._bed.cluster.run("login", ["rm", "-rf", program, self._directory], check=True)
 
     async def begun(self) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not self._building.exists():
                 await asyncio.sleep(0.02)
 

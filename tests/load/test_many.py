@@ -57,7 +57,7 @@ async def test_what_a_reader_does_not_read_stays_with_the_runtime(proxy: Proxy, 
         grown_bytes = vitals_of(proxy).resident_bytes - before.resident_bytes
         assert held_bytes < SLOW_READERS * MOST_HELD_BYTES
         assert grown_bytes < SLOW_READERS * MOST_HELD_BYTES
-        await asyncio.wait_for(other.call(RUNTIME + "ListContainers"), 10)
+        await asyncio.wait_for(other.call(RUNTIME + "ListContainers"), 60)
         assert await all_of(streams[0]) == FLOOD_BYTES - FLOOD_PIECE_BYTES, "what was held back comes when it is read"
         for stream in streams:
             stream.cancel()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from kubelet import Kubelet, Proxy
 from kubelet.client import PodOnNode, read_log
+from testbed.processes import lives
 
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 
@@ -76,8 +77,7 @@ async def test_a_killed_supervisor_is_told_as_such_and_leaves_no_process(
         await proxy.start()
     status = await kubelet.wait_until_exited(container)
     assert (status.exit_code, status.reason) == (137, "SupervisorLost")
-    await kubelet.remove(container)
-    assert not Path(f"/proc/{started['pid']}").exists()
+    assert not lives(started["pid"])
 
 
 async def test_a_second_start_starts_nothing(kubelet: Kubelet, proxy: Proxy, image: str) -> None:
@@ -99,6 +99,6 @@ def _directory(proxy: Proxy, container: str) -> Path:
 
 
 async def _has_exited(proxy: Proxy, container: str) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not (_directory(proxy, container) / "exit").exists():
             await asyncio.sleep(0.02)

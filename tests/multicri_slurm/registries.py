@@ -34,7 +34,7 @@ def registry(bed: Testbed, directory: Path, port: int, *, private: bool = False,
     )
     daemon.start()
     try:
-        daemon.wait_ready("listens", lambda: _listens(bed.registry.address, port), timeout_s=20)
+        daemon.wait_ready("listens", lambda: _listens(bed.registry.address, port), timeout_s=60)
         yield f"{bed.registry.name}:{port}"
     finally:
         daemon.stop()

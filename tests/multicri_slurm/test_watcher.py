@@ -60,7 +60,7 @@ async def first_news(connection: CannedConnection, count: int = 1) -> list[tuple
     watcher.track(ContainerId("c"), JobId(7), cluster)
     running = asyncio.ensure_future(watcher.run())
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return [await ears.heard.get() for _ in range(count)]
     finally:
         running.cancel()
@@ -122,7 +122,7 @@ async def test_a_job_whose_end_cannot_be_read_keeps_no_other_jobs_end_from_being
     watcher.track(ContainerId("c"), JobId(7), cluster)
     watcher.track(ContainerId("d"), JobId(8), cluster)
     running = asyncio.ensure_future(watcher.run())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         assert await ears.heard.get() == ("over", "d", "COMPLETED", False)
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):

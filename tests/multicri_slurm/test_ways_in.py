@@ -49,7 +49,7 @@ async def who(settings: dict[str, object], known_hosts: KnownHosts | None = None
     assert login is not None
     connection = await Dialer(profile, known_hosts or KnownHosts(), Keys()).connect(login)
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             done = await connection.run('echo "$(id -un)@$(hostname)"', check=True)
     finally:
         connection.abort()
@@ -110,7 +110,7 @@ async def test_a_host_behind_one_or_two_others_is_reached_and_its_connections_en
     def ssh_sessions() -> str:
         return bed.cluster.run("login", ["pgrep", "-c", "-f", "sshd.*alice"]).stdout.strip()
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while ssh_sessions() != "0":
             await asyncio.sleep(0.1)
 

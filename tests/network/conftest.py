@@ -181,7 +181,7 @@ async def job_server(handler: Handler, port: int = 0) -> AsyncIterator[int]:
     server = await asyncio.start_server(serve, "127.0.0.1", port)
     yield server.sockets[0].getsockname()[1]
     server.close()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await asyncio.gather(*serving)
 
 
@@ -196,7 +196,7 @@ async def fetched(url: str, *before: str) -> str:
 
 async def until_open(address: str, port: int) -> None:
     """Wait until it accepts, as a TCP probe does."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await is_open(address, port):
             await asyncio.sleep(0.01)
 

@@ -26,7 +26,7 @@ def put_plugin(node: NetworkNode, name: str, script: str) -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -156,7 +156,7 @@ async def test_a_boot_of_the_machine_gives_a_running_pod_a_new_network(network_n
     run(f"umount {namespace}")
     namespace.unlink()
     async with network_node.serving() as client:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (after := await client.pod_ip(sandbox_id)) == before:
                 await asyncio.sleep(0.01)
         assert network_node.leases() == [after]

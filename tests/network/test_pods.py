@@ -70,7 +70,7 @@ async def test_a_port_that_nobody_serves_any_more_is_closed_and_opens_again(
         ip = await network_client.pod_ip(sandbox_id)
         await until_open(ip, port)
     assert await is_open(ip, port)  # one that is accepted before it is known, and reset
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await is_open(ip, port):
             await asyncio.sleep(0.01)
     async with job_server(_silent, port):

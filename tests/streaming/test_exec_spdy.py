@@ -7,6 +7,7 @@ import resource
 import struct
 
 import pytest
+from testbed.processes import lives, until_gone
 
 from streaming.conftest import Streaming
 from streaming.spdy_client import RST_STREAM, SETTINGS, WINDOW_UPDATE, Exec, Spdy
@@ -14,11 +15,6 @@ from streaming.spdy_client import RST_STREAM, SETTINGS, WINDOW_UPDATE, Exec, Spd
 SUCCESS = {"metadata": {}, "status": "Success"}
 MIB = 1024 * 1024
 TERMINAL = ("stdin", "stdout", "resize")
-
-
-async def until_dead(pid: int) -> None:
-    while os.path.exists(f"/proc/{pid}"):  # noqa: PTH110
-        await asyncio.sleep(0.01)
 
 
 async def test_a_commands_output_and_errors_come_apart_with_its_exit_status(streaming: Streaming) -> None:
@@ -107,9 +103,9 @@ async def test_a_client_that_disappears_takes_its_process_along(streaming: Strea
     client = await Exec.start(await streaming.exec_url("sh", "-c", "echo $$; sleep 1000"), "stdout", "stderr")
     await client.until_said(b"\n")
     pid = int(client.streams["stdout"].data)
-    assert os.path.exists(f"/proc/{pid}")  # noqa: PTH110
+    assert lives(pid)
     await client.close()
-    await until_dead(pid)
+    await until_gone(pid)
 
 
 async def test_a_quarter_of_a_gibibyte_comes_whole_and_is_not_kept(streaming: Streaming) -> None:

@@ -1,10 +1,10 @@
 """Exec and attach over WebSocket, as today's kubectl and the API's libraries speak it."""
 
-import asyncio
 import os
 from contextlib import suppress
 
 import pytest
+from testbed.processes import until_gone
 
 from streaming.conftest import Streaming
 from streaming.websocket_client import BINARY, CONTINUATION, PING, TEXT, WebSocket
@@ -104,8 +104,7 @@ async def test_a_client_that_disappears_takes_its_process_along(streaming: Strea
     await client.until_said(STDOUT, b"\n")
     pid = int(client.said[STDOUT])
     await client.close()
-    while os.path.exists(f"/proc/{pid}"):  # noqa: PTH110
-        await asyncio.sleep(0.01)
+    await until_gone(pid)
 
 
 @pytest.mark.parametrize(

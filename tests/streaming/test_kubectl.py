@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from testbed.processes import until_gone
 
 from streaming.api_server import api_server
 from streaming.conftest import Streaming
@@ -69,8 +70,7 @@ async def test_exec_that_is_killed_takes_its_process_along(kubectl: Kubectl, str
     assert await process.stdout.readline() == b"up\n"
     process.kill()
     await process.communicate()
-    while os.path.exists(f"/proc/{streaming.adapter.pids[-1]}"):  # noqa: PTH110
-        await asyncio.sleep(0.01)
+    await until_gone(streaming.adapter.pids[-1])
 
 
 async def test_attach_passes_input_and_output(kubectl: Kubectl) -> None:

@@ -51,5 +51,5 @@ def _certify(
         argv += ["-addext", extension]
     if by is not None:
         argv += ["-CA", str(by.certificate), "-CAkey", str(by.key)]
-    run(argv, timeout_s=30)
+    run(argv, timeout_s=60)
     key.chmod(0o600)

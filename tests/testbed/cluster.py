@@ -482,7 +482,7 @@ class Cluster:
 
 def _make_key(path: Path, *, comment: str) -> None:
     if not path.exists():
-        run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path)], timeout_s=30)
+        run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path)], timeout_s=60)
 
 
 def _make_home(user: ClusterUser, *, skeleton: Path) -> None:

@@ -45,7 +45,7 @@ class Door:
         self._prepare()
         self.daemon.start()
         try:
-            self.daemon.wait_ready("listens", self._listens, timeout_s=20)
+            self.daemon.wait_ready("listens", self._listens, timeout_s=60)
             yield self
         finally:
             self.daemon.stop()

@@ -101,21 +101,21 @@ class Host:
                 for file in ("cpuset.cpus", "cpuset.mems"):
                     (group / file).write_text((group.parent / file).read_text())
         self.daemon.start()
-        self.daemon.wait_ready("has booted", lambda: self.init_pid is not None, timeout_s=20)
+        self.daemon.wait_ready("has booted", lambda: self.init_pid is not None, timeout_s=60)
         self._plug_in()
 
     def power_off(self) -> None:
         """Kill the host's PID 1; the kernel kills all else in it, and its mounts and its link go with it."""
         self.daemon.kill()
         for group in self._cgroups():
-            wait_until(f"{group} is empty", partial(remove_cgroup, group), timeout_s=10)
+            wait_until(f"{group} is empty", partial(remove_cgroup, group), timeout_s=60)
 
     def cut_link(self) -> None:
         """Take its network link down; the host and its daemons go on."""
-        run(["ip", "link", "set", self.interface, "down"], timeout_s=10)
+        run(["ip", "link", "set", self.interface, "down"], timeout_s=60)
 
     def mend_link(self) -> None:
-        run(["ip", "link", "set", self.interface, "up"], timeout_s=10)
+        run(["ip", "link", "set", self.interface, "up"], timeout_s=60)
 
     def run(
         self,
@@ -139,7 +139,7 @@ class Host:
         self.path(daemon.pid_file).unlink(missing_ok=True)
         self.run(daemon.argv, timeout_s=60, check=True)
         log = self.path(daemon.log)
-        wait_until(f"{daemon.name} on {self.name} runs", lambda: bool(self.daemon_pid(daemon)), timeout_s=30, log=log)
+        wait_until(f"{daemon.name} on {self.name} runs", lambda: bool(self.daemon_pid(daemon)), timeout_s=60, log=log)
 
     def stop_daemon(self, daemon: HostDaemon, *, signal_number: signal.Signals = signal.SIGTERM) -> None:
         """Signal it; return when it is gone. No-op unless it runs."""
@@ -148,7 +148,7 @@ class Host:
             return
         self.run(["kill", f"-{signal_number.value}", str(pid)])
         log = self.path(daemon.log)
-        wait_until(f"{daemon.name} on {self.name} ends", lambda: not self._has_process(pid), timeout_s=30, log=log)
+        wait_until(f"{daemon.name} on {self.name} ends", lambda: not self._has_process(pid), timeout_s=60, log=log)
 
     def daemon_pid(self, daemon: HostDaemon) -> int | None:
         """Its pid as the host numbers it, while it runs."""
@@ -168,12 +168,12 @@ class Host:
         pid = str(self.init_pid)
         run(
             ["ip", "link", "add", self.interface, "type", "veth", "peer", "name", "eth0", "netns", pid],
-            timeout_s=10,
+            timeout_s=60,
         )
-        run(["ip", "link", "set", self.interface, "master", self.settings.cluster_bridge, "up"], timeout_s=10)
+        run(["ip", "link", "set", self.interface, "master", self.settings.cluster_bridge, "up"], timeout_s=60)
         prefix = self.settings.cluster_network.prefixlen
         commands = f"address add {self.address}/{prefix} dev eth0\nlink set eth0 up\nlink set lo up\n"
-        run(["nsenter", "--target", pid, "--net", "ip", "-batch", "-"], timeout_s=10, stdin=commands)
+        run(["nsenter", "--target", pid, "--net", "ip", "-batch", "-"], timeout_s=60, stdin=commands)
 
     def argv_inside(self, argv: Sequence[str], *, user: str) -> list[str]:
         """What to execute on this machine in order to run argv inside. Raises TestbedError if the host is down."""

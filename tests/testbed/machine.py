@@ -42,7 +42,7 @@ class MachineState:
         """Put sysctls back and remove cgroups that came with the bed."""
         for group in _top_cgroups():
             if group.name.startswith(OUR_CGROUPS) and str(group) not in self.cgroups:
-                wait_until(f"{group} is empty", partial(remove_cgroup, group), timeout_s=10)
+                wait_until(f"{group} is empty", partial(remove_cgroup, group), timeout_s=60)
         for name, value in self.sysctls.items():
             Path("/proc/sys", name).write_text(value)
 
@@ -55,9 +55,9 @@ def add_bridge(name: str, address: str) -> None:
     """address: with its prefix length, such as 10.77.0.1/24. Raises TestbedError if something else has it."""
     if Path("/sys/class/net", name).exists():
         raise TestbedError(f"there is an interface {name} already; is another test bed up?")
-    run(["ip", "link", "add", name, "type", "bridge"], timeout_s=10)
-    run(["ip", "address", "add", address, "dev", name], timeout_s=10)
-    run(["ip", "link", "set", name, "up"], timeout_s=10)
+    run(["ip", "link", "add", name, "type", "bridge"], timeout_s=60)
+    run(["ip", "address", "add", address, "dev", name], timeout_s=60)
+    run(["ip", "link", "set", name, "up"], timeout_s=60)
 
 
 def remove_bridge(name: str) -> None:
@@ -66,8 +66,8 @@ def remove_bridge(name: str) -> None:
     if not bridge.exists():
         return
     for port in bridge.joinpath("brif").iterdir():
-        run(["ip", "link", "delete", port.name], timeout_s=10, check=False)  # it may go by itself, with its namespace
-    run(["ip", "link", "delete", name], timeout_s=10)
+        run(["ip", "link", "delete", port.name], timeout_s=60, check=False)  # it may go by itself, with its namespace
+    run(["ip", "link", "delete", name], timeout_s=60)
 
 
 def unmount_below(directory: Path) -> None:
@@ -75,4 +75,4 @@ def unmount_below(directory: Path) -> None:
     for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
         target = line.split()[4].encode().decode("unicode_escape")
         if Path(target).is_relative_to(directory):
-            run(["umount", "--lazy", target], timeout_s=10)
+            run(["umount", "--lazy", target], timeout_s=60)

@@ -133,7 +133,7 @@ class Node:
     def start(self) -> None:
         """Start containerd and wait until it answers. Containers of an earlier run of it live on."""
         self.daemon.start()
-        self.daemon.wait_ready("answers", self.answers, timeout_s=30)
+        self.daemon.wait_ready("answers", self.answers, timeout_s=60)
 
     def stop(self) -> None:
         """Stop containerd with SIGTERM. Its containers live on, as on any node."""
@@ -156,7 +156,7 @@ class Node:
         had: which of STRAY_DIRECTORIES were there before the bed.
         """
         self.daemon.stop()
-        wait_until("no container is left", self._kill_containers, timeout_s=20)
+        wait_until("no container is left", self._kill_containers, timeout_s=60)
         for directory in STRAY_DIRECTORIES:
             if directory not in had:
                 shutil.rmtree(directory, ignore_errors=True)

@@ -151,7 +151,7 @@ class Daemon:
     def kill(self) -> None:
         """SIGKILL; return when it is gone."""
         self.signal(signal.SIGKILL)
-        wait_until(f"{self.name} ends on SIGKILL", lambda: self.pid is None, timeout_s=10)
+        wait_until(f"{self.name} ends on SIGKILL", lambda: self.pid is None, timeout_s=60)
         self.pid_file.unlink(missing_ok=True)
 
     def wait_ready(self, what: str, ready: Callable[[], bool], *, timeout_s: float) -> None:

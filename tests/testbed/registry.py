@@ -81,7 +81,7 @@ class Registry:
 
     def start(self) -> None:
         self.daemon.start()
-        self.daemon.wait_ready("answers over TLS", self.answers, timeout_s=20)
+        self.daemon.wait_ready("answers over TLS", self.answers, timeout_s=60)
 
     def stop(self) -> None:
         self.daemon.stop()

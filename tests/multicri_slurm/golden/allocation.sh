@@ -28,7 +28,7 @@ multicri_descendants() { # process
   done
 }
 multicri_term() {
-  kill -TERM "$multicri_child"
+  kill -TERM "$(head -n 1 process)"
 }
 multicri_signal() { # TERM or KILL
   multicri_signalled=$1

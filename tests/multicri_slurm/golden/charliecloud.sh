@@ -25,7 +25,7 @@ multicri_descendants() { # process
   done
 }
 multicri_term() {
-  kill -TERM "$multicri_child"
+  kill -TERM "$(head -n 1 process)"
 }
 multicri_signal() { # TERM or KILL
   multicri_signalled=$1
@@ -65,17 +65,27 @@ case $multicri_signalled in
 esac
 printf '%s %s\n' "$SLURM_JOB_ID" "$(date +%s%N)" > started.tmp && mv started.tmp started
 set -m # a process group of its own for the container
-(
-  umask 022
-  exec ch-run '--unset-env=*' --env-no-expand --set-env=HOME=/root --set-env --set-env0=env --write-fake --private-tmp --cd=/w /home/alice/multi-cri/images/0123 -- /e -x c
-) < /dev/null >> stdout 2>> stderr &
+( # The status of a process that ends just when a trap interrupts `wait` is lost to bash. Here nobody uses that.
+  multicri_told=
+  trap multicri_told=TERM TERM # of which Slurm tells every process, when a job's time is up
+  (
+    printf '%s\n' "$BASHPID" "$multicri_working_dir" > process.tmp && mv process.tmp process
+    umask 022
+    exec ch-run '--unset-env=*' --env-no-expand --set-env=HOME=/root --set-env --set-env0=env --write-fake --private-tmp --cd=/w /home/alice/multi-cri/images/0123 -- /e -x c
+  ) < /dev/null >> stdout 2>> stderr
+  multicri_code=$?
+  # Apptainer ends with 128 and what it could not pass on any more: that may be the CONT which Slurm sends before TERM
+  [ "$multicri_told-$multicri_code" != TERM-146 ] || multicri_code=143
+  printf '%s\n' "$multicri_code" > code
+) &
 multicri_child=$!
-printf '%s\n' "$multicri_child" "$multicri_working_dir" > process.tmp && mv process.tmp process
+set +m # with which `wait` would take a stop for the end
+until [ -e process ] || ! kill -0 "$multicri_child"; do sleep 0.05; done 2> /dev/null
 [ -z "$multicri_signalled" ] || multicri_signal "$multicri_signalled"
 while :; do
   multicri_signalled=
   wait "$multicri_child"
-  multicri_code=$?
   [ -n "$multicri_signalled" ] || break
 done
+read -r multicri_code < code || multicri_code=137 # killed, with what was to write it
 multicri_finish "$multicri_code" Exited
