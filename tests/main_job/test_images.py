@@ -130,7 +130,12 @@ async def test_every_form_of_a_name_finds_the_image(bed: Testbed, kubelet: Kubel
         assert await status_of(kubelet, name) == image, name
         assert await kubelet.images(name) == [image], name
     assert await kubelet.pull(alias) == image_id
-    assert list((await status_of(kubelet, image_id)).repo_tags) == [tool, alias]
+    assert await kubelet.pull(digest) == image_id
+    image = await status_of(kubelet, image_id)
+    assert (list(image.repo_tags), list(image.repo_digests)) == ([tool, alias], [digest])
+    await remove(kubelet, image_id)
+    for name in (tool, alias, digest, image_id):
+        assert (await status_of(kubelet, name)).id == "", name
 
 
 async def test_garbage_collection_takes_ours_and_the_nodes_apart(bed: Testbed, kubelet: Kubelet, tool: str) -> None:
