@@ -5,14 +5,12 @@ looks first, under a lock, and the job itself claims its directory before it run
 """
 
 import asyncio
-import posixpath
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Literal, Self
-from weakref import WeakValueDictionary
 
 from multicri_proxy.api.adapter import Adapter, AdapterContext, ContainerSpec, OutputStream, Phase, Report, Usage
 from multicri_proxy.api.board import Board
@@ -49,14 +47,13 @@ from multicri_slurm.running import RunningContainers
 from multicri_slurm.sites import Signal
 from multicri_slurm.ssh import Connections
 from multicri_slurm.staging import Stager
+from multicri_slurm.sweeping import Sweeper
 from multicri_slurm.tail import Tails
 from multicri_slurm.usage import Usages
 from multicri_slurm.verbs import ClusterVerbs
 from multicri_slurm.volumes import Kind
 from multicri_slurm.watching import Watching
 
-CLEANUP_WAIT_S = 10.0
-STRAGGLERS_WAIT_S = 10.0
 SCRIPT_WAIT_S = 5.0
 CANCEL_WAIT_S = 60.0  # Slurm's KillWait is 30 s by default
 IDLE_S = 300.0
@@ -81,7 +78,6 @@ class SlurmAdapter:
         self._stager = Stager(context.image_builders, self._images, self._carrier)
         refresh_s = min(profile.settings.volume_refresh_s for profile in self._profiles.all())
         self._refresher = Refresher(self._carrier, self._records, self._cluster_of, refresh_s)
-        self._sandboxes: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tails = Tails(self._tasks)
         self._board = Board()
         self._watching = Watching(self._records, self._board, self._tasks, self._carrier)
@@ -91,7 +87,15 @@ class SlurmAdapter:
         self._running = RunningContainers(self._records, self._board, self._watching, self._cluster_of)
         self._execs = Execs()
         self._submits: dict[ContainerId, asyncio.Future[None]] = {}
-        self._sweeps: dict[ContainerId, asyncio.Future[None]] = {}
+        self._sweeper = Sweeper(
+            records=self._records,
+            board=self._board,
+            tasks=self._tasks,
+            watching=self._watching,
+            allocations=self._allocations,
+            cluster_of=self._cluster_of,
+            stop=self._end_job,
+        )
 
     @property
     def name(self) -> str:
@@ -123,7 +127,7 @@ class SlurmAdapter:
         alive = {*known, *self._allocations.used_by(known)}
         for record in self._records.all():
             if record.container_id not in alive:
-                self._sweep(record)
+                self._sweeper.sweep(record)
             elif record.stage is Stage.ENDED and record.report is not None:
                 self._board.publish(record.report)
             elif record.stage is Stage.SUBMITTED:
@@ -162,18 +166,18 @@ class SlurmAdapter:
             message_path=next((volume.host_path for volume in volumes if volume.kind is Kind.MESSAGE), ""),
         )
         try:
-            async with self._sandbox_of(record):
+            async with self._sweeper.sandbox_of(record):
                 if the_plan.pod_model == "allocation-per-pod":
-                    allocation = await self._allocations.join(record, the_plan, cluster, self._sweeps)
+                    allocation = await self._allocations.join(record, the_plan, cluster, self._sweeper.under_way)
                     record = replace(record, allocation=allocation)
                 await self._records.put(record)
             published = await self._stager.stage(the_plan, volumes, cluster, site, record.directory)
             await self._records.change(spec.id, stage=Stage.STAGED, published=published)
         except (asyncio.CancelledError, Unavailable):
-            self._sweep(record)
+            self._sweeper.sweep(record)
             raise
         except BaseException:
-            await asyncio.wait({self._sweep(record, certain=True)}, timeout=CLEANUP_WAIT_S)
+            await self._sweeper.undo(record)
             raise
         _log.info("container staged", container_id=spec.id, account=record.account, directory=record.directory)
 
@@ -213,12 +217,8 @@ class SlurmAdapter:
 
     async def remove_container(self, container_id: ContainerId) -> None:
         record = self._records.get(container_id)
-        if record is None:
-            return
-        if (sweep := self._sweeps.get(container_id)) is not None:
-            await asyncio.shield(sweep)
-            return
-        await self._clean(record)
+        if record is not None:
+            await self._sweeper.remove(record)
 
     async def stop_sandbox(self, sandbox_id: PodSandboxId) -> None:
         for allocation in self._allocations.of_sandbox(sandbox_id):
@@ -321,6 +321,10 @@ class SlurmAdapter:
         self._watching.track(record, job_id, self._cluster_of(record))
         return record
 
+    async def _end_job(self, record: Record) -> None:
+        if record.stage in {Stage.SUBMITTING, Stage.SUBMITTED} or record.container_id in self._submits:
+            await self.stop_container(record.container_id, 0)
+
     async def _settled(self, record: Record) -> Record:
         """The record once it is certain whether there is a job; then none will follow unless it was SUBMITTED."""
         if (submit := self._submits.get(record.container_id)) is not None:
@@ -378,74 +382,7 @@ class SlurmAdapter:
             await cluster.signal_step(signal, record.job_id, allocation.directory, record.directory)
         self._watching.hurry(cluster.login.account)
 
-    # -- what is left over ---------------------------------------------------------------------------------------
-
-    async def _clean(self, record: Record) -> None:
-        """Stop what still runs, delete the directory, then the record and with it the credentials.
-
-        The last container of an allocation takes that with it.
-        """
-        if record.stage in {Stage.SUBMITTING, Stage.SUBMITTED} or record.container_id in self._submits:
-            await self.stop_container(record.container_id, 0)
-        self._watching.drop(record)
-        async with self._sandbox_of(record):
-            await self._remove_directories(record)
-            await self._records.delete(record.container_id)
-            unused = self._allocations.unused_in(posixpath.dirname(record.directory))
-            ends = [self._sweep(one) for one in unused if one.container_id not in self._sweeps]
-        self._board.forget(record.container_id)
-        _log.info("container removed", container_id=record.container_id, account=record.account)
-        if ends:
-            await asyncio.wait(ends, timeout=CLEANUP_WAIT_S)
-
-    async def _remove_directories(self, record: Record) -> None:
-        """Those of the container, and those of its sandbox with the last one there."""
-        if not record.directory:
-            return
-        sandbox = posixpath.dirname(record.directory)
-        last = not any(
-            other.account == record.account
-            and posixpath.dirname(other.directory) == sandbox
-            and other.container_id != record.container_id
-            for other in self._records.all()
-        )
-        shared = (f"{sandbox}/volumes",) if last else ()
-        results = (record.results, posixpath.dirname(record.results)) if record.results else ()
-        try:
-            cluster = self._cluster_of(record)
-        except FailedPrecondition as error:  # no job is lost by it, and the pod could not be removed otherwise
-            _log.error("a container's directory is left in the cluster", directory=record.directory, reason=error)
-            return
-        await cluster.remove_directories(record.directory, *shared, if_empty=(*results, sandbox))
-
-    def _sandbox_of(self, record: Record) -> asyncio.Lock:
-        """Held while a sandbox gets a container or loses one: the last one takes the pod's emptyDirs with it."""
-        key = f"{record.account}:{posixpath.dirname(record.directory)}"
-        return self._sandboxes.setdefault(key, asyncio.Lock())
-
-    def _sweep(self, record: Record, *, certain: bool = False) -> "asyncio.Future[None]":
-        """Clean up in the background, however long it takes.
-
-        certain: no command of its creation can still be under way in the cluster, and make anew what was removed.
-        """
-        key = record.container_id
-
-        async def clean() -> None:
-            now = self._records.get(key) or (record if record.stage is Stage.STAGING else None)
-            if now is not None:
-                if now.stage is Stage.STAGING and not certain:
-                    await self._remove_directories(now)
-                    await asyncio.sleep(STRAGGLERS_WAIT_S)
-                if now.stage is Stage.SUBMITTED and now.job_id is not None:
-                    self._watching.track(now, now.job_id, self._cluster_of(now))
-                await self._clean(now)
-
-        async def sweep() -> None:
-            await until_it_works(clean, "what is left of a container cannot be removed for now", key)
-
-        future = self._sweeps[key] = self._tasks.outcome(f"sweep {key}", sweep)
-        future.add_done_callback(lambda _: self._sweeps.pop(key, None))
-        return future
+    # -- ways to clusters ------------------------------------------------------------------------------------------
 
     async def _close_idle_connections(self) -> None:
         """Whoever has containers is watched, so an idle connection is one that nobody needs; nor its credentials."""
