@@ -83,10 +83,32 @@ def sacct_jobs(lines: Iterable[str]) -> dict[JobId, JobLine]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepUsage:
-    """What the processes of a job's step use, all together."""
+    """What the processes of a job's step use, all together. memory_bytes: that they cannot be made to give back."""
 
     cpu_ns: int
     memory_bytes: int
+    resident_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a container uses, as its own script has measured it. measured_at_ns: Unix time of its node."""
+
+    measured_at_ns: int
+    usage: StepUsage
+
+
+_READING = re.compile(r"([0-9]{1,18}|[1-8][0-9]{18}) ([0-9]{1,18}) ([0-9]{1,18}) ([0-9]{1,18})", re.ASCII)
+
+
+def read_usage_file(text: str) -> Reading | None:
+    """The line of the file ``usage``; None if it is none, or tells more than can be. Its account can write it."""
+    match = _READING.fullmatch(text.strip())
+    if match is None:
+        return None
+    at_ns, cpu_ns, memory_bytes, resident_bytes = map(int, match.groups())
+    usage = StepUsage(cpu_ns=cpu_ns, memory_bytes=memory_bytes, resident_bytes=resident_bytes)
+    return Reading(measured_at_ns=at_ns, usage=usage)
 
 
 def sstat_usage(lines: Iterable[str]) -> dict[JobId, dict[str, StepUsage]]:
@@ -98,11 +120,23 @@ def sstat_usage(lines: Iterable[str]) -> dict[JobId, dict[str, StepUsage]]:
         told = dict(pair.partition("=")[::2] for pair in tres.split(","))
         cpu_s, memory_bytes = _seconds(told.get("cpu", "")), _bytes(told.get("mem", ""))
         if job.isdecimal() and cpu_s is not None and memory_bytes is not None:
-            usage = StepUsage(cpu_ns=round(cpu_s * 1_000_000_000), memory_bytes=memory_bytes)
+            cpu_ns = round(cpu_s * 1_000_000_000)
+            usage = StepUsage(cpu_ns=cpu_ns, memory_bytes=memory_bytes, resident_bytes=memory_bytes)
             jobs.setdefault(JobId(int(job)), {})[step] = usage
     return jobs
 
 
+def gathers_usage(lines: Iterable[str]) -> bool:
+    """Whether Slurm measures jobs, from what ``scontrol show config`` says of JobAcctGather...
+
+    Before 24.05 there is a plug-in called none, since then no plug-in. A frequency of 0 means at a job's end only.
+    """
+    told = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}
+    frequency = told.get("JobAcctGatherFrequency", "").removeprefix("task=")
+    return told.get("JobAcctGatherType", "") in _GATHERERS and not re.match("0+(,|$)", frequency)
+
+
+_GATHERERS = frozenset({"jobacct_gather/linux", "jobacct_gather/cgroup"})
 _DURATION = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)", re.ASCII)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGTP]?)", re.ASCII)
 

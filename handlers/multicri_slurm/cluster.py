@@ -17,8 +17,11 @@ from multicri_slurm.accounts import Login
 from multicri_slurm.answers import (
     MARK,
     JobLine,
+    Reading,
     StepUsage,
     facts,
+    gathers_usage,
+    read_usage_file,
     refusal_of_sbatch,
     sacct_jobs,
     says_no_accounting,
@@ -34,7 +37,7 @@ from multicri_slurm.mpi import types_named
 from multicri_slurm.prerun import with_prerun
 from multicri_slurm.settings import Settings
 from multicri_slurm.sftp_files import SftpFiles
-from multicri_slurm.sites import History, Signal, Site
+from multicri_slurm.sites import History, Measured, Signal, Site
 from multicri_slurm.ssh import Connection, Dialogue
 from multicri_slurm.sshlib import asyncssh
 from multicri_slurm.states import is_over
@@ -42,6 +45,7 @@ from multicri_slurm.states import is_over
 SLURM_PROGRAMS = ("sbatch", "squeue", "scancel", "scontrol", "flock")
 LINES_AT_A_TIME = 500
 MOST_JOBS_TO_SACCT, MOST_JOBS_TO_SCONTROL = 500, 50
+MOST_READINGS = 100  # a command line holds so many directories anywhere
 MOST_SITES = 20
 _HOME = re.compile(r"/[A-Za-z0-9._/@+-]*", re.ASCII)
 
@@ -108,6 +112,7 @@ class Cluster(ImageVerbs):
             programs=programs,
             ch_run_options=frozenset(found.get("ch-run-option", ())),
             mpi_types=types_named(found.get("srun-mpi", ())),
+            measures=gathers_usage(found.get("gather", ())),
         )
 
     async def make_directories(self, *paths: str) -> None:
@@ -265,19 +270,25 @@ class Cluster(ImageVerbs):
                     unknown.add(job_id)
         return History(jobs=jobs, unknown=frozenset(unknown), unended=frozenset(unended))
 
-    async def usage(self, job_ids: Sequence[JobId]) -> Mapping[JobId, Mapping[str, StepUsage]]:
-        """What the steps of running jobs use, of those that sstat has a word for.
+    async def usage(self, containers: Mapping[str, JobId]) -> Measured:
+        """What running containers use. containers: their jobs by their directories.
 
-        Raises Unavailable if it has none for any, with what it says instead.
+        Raises Unavailable if sstat has no word for those that do not tell it themselves, with what it says instead.
         """
-        found: dict[JobId, Mapping[str, StepUsage]] = {}
-        for begin in range(0, len(job_ids), MOST_JOBS_TO_SACCT):
-            some = job_ids[begin : begin + MOST_JOBS_TO_SACCT]
-            answer = await self._script(remote_scripts.USAGE, *map(str, some), need_done=False)
-            if "done" not in answer:
+        steps: dict[JobId, Mapping[str, StepUsage]] = {}
+        readings: dict[str, Reading] = {}
+        pairs = [(str(job_id), directory) for directory, job_id in containers.items()]
+        for begin in range(0, len(pairs), MOST_READINGS):
+            words = [word for pair in pairs[begin : begin + MOST_READINGS] for word in pair]
+            answer = await self._script(remote_scripts.USAGE, *words, need_done=False)
+            for line in answer.get("reading", ()):
+                directory, _, text = line.partition(" ")
+                if (reading := read_usage_file(text)) is not None:
+                    readings[directory] = reading
+            if "done" not in answer and not readings:
                 raise Unavailable(f"{self.login.account}: sstat: {' '.join(answer.get('stderr', ('no answer',)))}")
-            found |= sstat_usage(answer.get("sstat", ()))
-        return found
+            steps |= sstat_usage(answer.get("sstat", ()))
+        return Measured(steps=steps, readings=readings)
 
     async def signal(self, name: Signal, job_id: JobId) -> None:
         """Ask Slurm to signal a job. That Slurm has acted on it is seen by the job's state, not here.

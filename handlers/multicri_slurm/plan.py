@@ -182,6 +182,7 @@ def files_of(
         passed=_gpu_variables(the_plan),
         stdin=spec.stdin,
         stdin_once=spec.stdin_once,
+        measured=None if site.measures else "step" if the_plan.pod_model == "allocation-per-pod" else "job",
         container=Container(
             runtime=runtime,
             image=image_path,

@@ -43,12 +43,15 @@ main() { # programs
     ch-run --help 2>&1 | grep -o -e '--[a-z][a-z0-9-]*' | sort -u | say_lines ch-run-option
   fi
   ! command -v srun >/dev/null 2>&1 || timeout 10 srun --mpi=list 2>&1 </dev/null | say_lines srun-mpi
+  ! command -v sstat >/dev/null 2>&1 || timeout 10 scontrol show config 2>/dev/null | grep '^JobAcctGather' |
+    say_lines gather
   say done=probe
 }
 main "$@"
 """
 )
-"""Args: programs to look for. Says home, user, program, ch-run-option, lines of srun-mpi."""
+"""Args: programs to look for. Says home, user, program, ch-run-option, lines of srun-mpi, and of
+the configuration about what sstat can tell, if it is there."""
 
 MAKE_DIRECTORIES: Final = (
     TOOLS
@@ -240,9 +243,19 @@ those whose end is not recorded. Says what each knows, and their errors apart.
 USAGE: Final = (
     TOOLS
     + r"""
-main() { # job ids
-  command -v sstat >/dev/null 2>&1 || { say stderr='sstat: command not found'; return; }
-  if answer=$(sstat -a -n -P -j "$(IFS=,; echo "$*")" -o JobID,TRESUsageInTot 2>&1); then
+main() { # pairs of a job's id and a container's directory
+  jobs=
+  while [ "$#" -gt 1 ]; do
+    reading=
+    { IFS= read -r reading < "$2/usage"; } 2>/dev/null
+    if [ -n "$reading" ]; then say "reading=$2 $reading"; else jobs=$jobs,$1; fi
+    shift 2
+  done
+  if [ -z "$jobs" ]; then
+    say done=usage
+  elif ! command -v sstat >/dev/null 2>&1; then
+    say stderr='sstat: command not found'
+  elif answer=$(sstat -a -n -P -j "${jobs#,}" -o JobID,TRESUsageInTot 2>&1); then
     printf '%s\n' "$answer" | sed 's/^/multicri:sstat=/'
     say done=usage
   else
@@ -252,7 +265,9 @@ main() { # job ids
 main "$@"
 """
 )
-"""Says a line of sstat for each step that runs; a job that has none is no error."""
+"""Says what a container's own script has measured, and for jobs without that a line of sstat for each step that runs; a
+job that has none is no error.
+"""
 
 SIGNAL: Final = (
     TOOLS

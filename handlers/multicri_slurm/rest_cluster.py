@@ -24,7 +24,7 @@ from multicri_proxy.api.ids import JobId
 from multicri_proxy.api.log import Log
 from multicri_slurm import remote_scripts
 from multicri_slurm.accounts import Login
-from multicri_slurm.answers import JobLine, StepUsage, facts, refusal_of_sbatch
+from multicri_slurm.answers import JobLine, facts, read_usage_file, refusal_of_sbatch
 from multicri_slurm.image_verbs import LOCK_WAIT_S, ImageVerbs
 from multicri_slurm.mpi import types_named
 from multicri_slurm.prerun import with_prerun
@@ -35,7 +35,7 @@ from multicri_slurm.settings import Settings
 from multicri_slurm.shared_files import SharedFiles
 from multicri_slurm.shared_images import use_image
 from multicri_slurm.shared_steps import SharedSteps
-from multicri_slurm.sites import History, Signal, Site
+from multicri_slurm.sites import History, Measured, Signal, Site
 from multicri_slurm.sshlib import asyncssh
 from multicri_slurm.states import is_over
 
@@ -43,6 +43,7 @@ SETTLING_S = 20.0  # slurmctld's MessageTimeout is 10 s: after twice that a ques
 MOST_JOBS_TO_ASK = 50
 SHORT_MINUTES = 10
 LOOK_S, LOOK_SLOWLY_S, SLOWER = 0.5, 5.0, 1.2
+LONGEST_READING_BYTES = 200
 LONGEST_ANSWER_BYTES = 256 * 1024
 LONGEST_SCRIPT_BYTES = 4 * 1024 * 1024
 PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -209,9 +210,14 @@ class RestCluster(ImageVerbs):
                 unknown.add(job_id)
         return History(jobs=jobs, unknown=frozenset(unknown), unended=frozenset(unended))
 
-    async def usage(self, job_ids: Sequence[JobId]) -> Mapping[JobId, Mapping[str, StepUsage]]:
-        """slurmrestd has no sstat."""
-        return {}
+    async def usage(self, containers: Mapping[str, JobId]) -> Measured:
+        """slurmrestd has no sstat: the containers' own scripts tell."""
+        readings = {}
+        for directory in containers:
+            text = await self.read_piece(f"{directory}/usage", 0, LONGEST_READING_BYTES) or b""
+            if (reading := read_usage_file(text.decode("ascii", "replace"))) is not None:
+                readings[directory] = reading
+        return Measured(steps={}, readings=readings)
 
     async def signal(self, name: Signal, job_id: JobId) -> None:
         query = None

@@ -7,6 +7,7 @@ What the script leaves in its directory, and when:
     started       just before the container: ``<job id> <Unix time in ns>``
     process       once it runs: its process on the node, and its working directory, for those that join it
     stdin         a pipe, on its node, if somebody may attach to it. stdin.holder: who is to end with the first one
+    usage         now and then, where Slurm does not measure: see `measuring.py`
     stdout, stderr
     exit          last, by rename: lines of ``name=value``, see `exits.py`. The truth about how the container ended.
     slurm.out     what Slurm, the prerun text and this script say
@@ -21,6 +22,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Protocol
 
+from multicri_slurm.measuring import BEGIN_MEASURING, END_MEASURING, Scope, measuring_functions
 from multicri_slurm.mpi import SRUN
 from multicri_slurm.runtimes import ENV_FILE, Container, container_words, working_dir_of
 
@@ -50,6 +52,7 @@ class ContainerScript:
     directory: absolute. launcher: words before the container's, for MPI. has_prerun: is a prerun.sh to be sourced?
     passed: names of variables of the job that its container gets too, if they are set.
     stdin: whether somebody may attach to its input. stdin_once: and only one.
+    measured: whether the script tells what it uses, and of what it looks at the cgroup.
     """
 
     directory: str
@@ -59,6 +62,7 @@ class ContainerScript:
     passed: tuple[str, ...] = ()
     stdin: bool = False
     stdin_once: bool = False
+    measured: Scope | None = None
 
     def render(self) -> str:
         """For bash; uses nothing of the job but SLURM_JOB_ID."""
@@ -66,15 +70,22 @@ class ContainerScript:
         return (
             f"multicri_directory={shlex.quote(self.directory)}\n"
             f"multicri_working_dir={quoted(working_dir_of(self.container))}\n"
-            f"{BEGIN.replace('@TERM@', _TERM_BY_SLURM if self.launcher[:1] == (SRUN,) else TERM)}"
-            f"{_PRERUN if self.has_prerun else ''}{self._passing()}{self._running().replace('@WORDS@', words)}"
+            f"{BEGIN.replace('@TERM@', _TERM_BY_SLURM if self._by_slurm else TERM)}"
+            f"{_PRERUN if self.has_prerun else ''}{self._passing()}"
+            f"{measuring_functions(self.measured, tasks=self._by_slurm) if self.measured else ''}"
+            f"{self._running().replace('@WORDS@', words)}"
         )
+
+    @property
+    def _by_slurm(self) -> bool:
+        return self.launcher[:1] == (SRUN,)
 
     def _running(self) -> str:
         held = f"{_HELD_STDIN}{_ONCE if self.stdin_once else ''}" if self.stdin else ""
+        released = _RELEASED_STDIN if self.stdin else ""
         return (
-            _CONTAINER.replace("@BEFORE@", held)
-            .replace("@AFTER@", _RELEASED_STDIN if self.stdin else "")
+            _CONTAINER.replace("@BEFORE@", f"{held}{BEGIN_MEASURING if self.measured else ''}")
+            .replace("@AFTER@", f"{released}{END_MEASURING if self.measured else ''}")
             .replace("@STDIN@", "stdin" if self.stdin else "/dev/null")
         )
 

@@ -1,4 +1,7 @@
-"""What running jobs use, as sstat tells: measured in the background, and only while somebody wants to know."""
+"""What running containers use, as sstat tells, else their own scripts.
+
+Asked for in the background, and only while somebody wants to know.
+"""
 
 import asyncio
 import random
@@ -26,7 +29,7 @@ _log = Log("slurm.usage")
 
 
 class Usages:
-    """The last measurement of each container. One sstat asks for all jobs of an account."""
+    """The last measurement of each container. One question asks for all jobs of an account."""
 
     def __init__(
         self, records: Records, board: Board, tasks: Tasks, cluster_of: Callable[[Record], ClusterVerbs]
@@ -77,7 +80,7 @@ class Usages:
             return True
         try:
             cluster = self._cluster_of(running[0])
-            told = await cluster.usage(list({record.job_id for record in running if record.job_id is not None}))
+            told = await cluster.usage({record.directory: record.job_id for record in running if record.job_id})
         except MulticriError as error:
             if account not in self._complained:
                 self._complained.add(account)
@@ -85,8 +88,11 @@ class Usages:
             return False
         now_ns = time.time_ns()
         for record in running:
-            if record.job_id is not None and (steps := _of_container(record, told.get(record.job_id, {}))):
-                self._meters.setdefault(record.container_id, Meter()).read(steps, now_ns)
+            meter = self._meters.setdefault(record.container_id, Meter())
+            if (reading := told.readings.get(record.directory)) is not None:
+                meter.read({"": reading.usage}, reading.measured_at_ns)
+            elif record.job_id is not None and (steps := _of_container(record, told.steps.get(record.job_id, {}))):
+                meter.read(steps, now_ns)
         return True
 
     def _forget_ended(self) -> None:
@@ -111,15 +117,19 @@ class Meter:
         self.usage: Usage | None = None
 
     def read(self, steps: Mapping[str, StepUsage], now_ns: int) -> None:
+        """now_ns: when it was so; what is no newer than the last tells nothing."""
+        if self.usage is not None and now_ns <= self.usage.measured_at_ns:
+            return
         for step, told in steps.items():
             self._cpu_ns[step] = max(told.cpu_ns, self._cpu_ns.get(step, 0))
         cpu_ns, before = sum(self._cpu_ns.values()), self.usage
         rate = None
-        if before is not None and before.cpu_ns is not None and now_ns > before.measured_at_ns:
+        if before is not None and before.cpu_ns is not None:
             rate = (cpu_ns - before.cpu_ns) * 1_000_000_000 // (now_ns - before.measured_at_ns)
         self.usage = Usage(
             measured_at_ns=now_ns,
             cpu_ns=cpu_ns,
             cpu_nano_cores=rate,
             memory_bytes=sum(told.memory_bytes for told in steps.values()),
+            resident_bytes=sum(told.resident_bytes for told in steps.values()),
         )

@@ -10,11 +10,11 @@ from typing import Literal, Protocol
 
 from multicri_proxy.api.ids import JobId
 from multicri_slurm.accounts import Login
-from multicri_slurm.answers import JobLine, StepUsage
+from multicri_slurm.answers import JobLine
 from multicri_slurm.files import Files
 from multicri_slurm.image_verbs import BuildAnswer
 from multicri_slurm.settings import Settings
-from multicri_slurm.sites import History, Signal, Site
+from multicri_slurm.sites import History, Measured, Signal, Site
 from multicri_slurm.sshlib import asyncssh
 
 
@@ -122,8 +122,8 @@ class ClusterVerbs(Protocol):
         """What is known of jobs that are not in the queue. One that nobody tells of is asked for again."""
         ...
 
-    async def usage(self, job_ids: Sequence[JobId]) -> Mapping[JobId, Mapping[str, StepUsage]]:
-        """What the steps of running jobs use, of those that are measured."""
+    async def usage(self, containers: Mapping[str, JobId]) -> Measured:
+        """What running containers use, of those that are measured. containers: their jobs by their directories."""
         ...
 
     async def signal(self, name: Signal, job_id: JobId) -> None:

@@ -138,12 +138,14 @@ class Usage:
 
     measured_at_ns: Unix time. cpu_ns: time of one core, summed since its start; it never goes back.
     cpu_nano_cores: of late; 1e9 is one core. memory_bytes: what it holds now and cannot be made to give back.
+    resident_bytes: of memory, what is its processes' own.
     """
 
     measured_at_ns: int
     cpu_ns: int | None = None
     cpu_nano_cores: int | None = None
     memory_bytes: int | None = None
+    resident_bytes: int | None = None
 
 
 class OutputStream(Enum):

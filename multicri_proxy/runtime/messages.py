@@ -146,6 +146,7 @@ def total(usages: Sequence[Usage]) -> Usage | None:
         cpu_ns=add(usage.cpu_ns for usage in usages),
         cpu_nano_cores=add(usage.cpu_nano_cores for usage in usages),
         memory_bytes=add(usage.memory_bytes for usage in usages),
+        resident_bytes=add(usage.resident_bytes for usage in usages),
     )
 
 
@@ -162,8 +163,11 @@ def _cpu(usage: Usage | None, now_ns: int) -> cri.CpuUsage:
 def _memory(usage: Usage | None, now_ns: int) -> cri.MemoryUsage:
     if usage is None:
         return cri.MemoryUsage(timestamp=now_ns)
-    memory = _number(usage.memory_bytes)
-    return cri.MemoryUsage(timestamp=usage.measured_at_ns, working_set_bytes=memory, rss_bytes=memory)
+    return cri.MemoryUsage(
+        timestamp=usage.measured_at_ns,
+        working_set_bytes=_number(usage.memory_bytes),
+        rss_bytes=_number(usage.resident_bytes),
+    )
 
 
 def _number(value: int | None) -> cri.UInt64Value | None:

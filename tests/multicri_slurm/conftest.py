@@ -21,3 +21,9 @@ def bench(bed: Testbed, request: pytest.FixtureRequest, tmp_path: Path) -> Bench
     if getattr(request, "param", "ssh") == "ssh":
         return Bench(bed=bed, settings={**common, "known_hosts": str(bed.cluster.known_hosts)})
     return Bench(bed=bed, settings={**common, **rest_settings(bed, tmp_path)}, rest=True)
+
+
+@pytest.fixture
+def rest_bench(bed: Testbed, tmp_path: Path) -> Bench:
+    """Over REST, for a test that goes both ways at once."""
+    return Bench(bed=bed, settings={"mount_path": "multi-cri-rest", **rest_settings(bed, tmp_path)}, rest=True)

@@ -1,6 +1,7 @@
 """What running jobs use: sstat's words, and their sum."""
 
-from multicri_slurm.answers import StepUsage, sstat_usage
+import pytest
+from multicri_slurm.answers import StepUsage, gathers_usage, sstat_usage
 from multicri_slurm.usage import Meter
 
 from multicri_proxy.api.adapter import Usage
@@ -19,19 +20,59 @@ def test_sstat_is_read() -> None:
     ]
     assert sstat_usage(lines) == {
         1: {
-            "batch": StepUsage(cpu_ns=2 * S, memory_bytes=112_888 * 1024),
-            "0": StepUsage(cpu_ns=90_061 * S + S // 2, memory_bytes=2_621_440),
+            "batch": StepUsage(cpu_ns=2 * S, memory_bytes=112_888 * 1024, resident_bytes=112_888 * 1024),
+            "0": StepUsage(cpu_ns=90_061 * S + S // 2, memory_bytes=2_621_440, resident_bytes=2_621_440),
         },
-        2: {"extern": StepUsage(cpu_ns=0, memory_bytes=0)},
+        2: {"extern": StepUsage(cpu_ns=0, memory_bytes=0, resident_bytes=0)},
     }
     assert sstat_usage(["1.batch|cpu=00:00:02,mem=1K"]).keys() == {JobId(1)}
 
 
+@pytest.mark.parametrize(
+    ("type_", "frequency", "gathers"),
+    [
+        ("jobacct_gather/linux", "30", True),
+        ("jobacct_gather/cgroup", "task=5", True),
+        ("jobacct_gather/linux", "energy=0,task=10", True),
+        ("jobacct_gather/linux", "0", False),
+        ("jobacct_gather/cgroup", "task=0,energy=30", False),
+        ("jobacct_gather/none", "30", False),  # 22.05
+        ("(null)", "30", False),  # 24.11
+    ],
+)
+def test_slurm_measures_if_its_configuration_has_it_do_so_while_jobs_run(
+    type_: str, frequency: str, gathers: bool
+) -> None:
+    lines = [
+        f"JobAcctGatherFrequency  = {frequency}",
+        f"JobAcctGatherType       = {type_}",
+        "JobAcctGatherParams = x=y",
+    ]
+    assert gathers_usage(lines) is gathers
+
+
+def test_a_slurm_that_says_nothing_of_its_configuration_is_not_relied_upon() -> None:
+    assert not gathers_usage([])
+
+
+def used(cpu_ns: int, memory_bytes: int, resident_bytes: int) -> StepUsage:
+    return StepUsage(cpu_ns=cpu_ns, memory_bytes=memory_bytes, resident_bytes=resident_bytes)
+
+
 def test_a_jobs_processor_time_never_goes_back_when_one_of_its_steps_has_ended() -> None:
     meter = Meter()
-    meter.read(
-        {"batch": StepUsage(cpu_ns=1 * S, memory_bytes=10), "0": StepUsage(cpu_ns=5 * S, memory_bytes=90)}, 10 * S
-    )
-    assert meter.usage == Usage(measured_at_ns=10 * S, cpu_ns=6 * S, memory_bytes=100)
-    meter.read({"batch": StepUsage(cpu_ns=2 * S, memory_bytes=11)}, 14 * S)
-    assert meter.usage == Usage(measured_at_ns=14 * S, cpu_ns=7 * S, cpu_nano_cores=S // 4, memory_bytes=11)
+    meter.read({"batch": used(1 * S, 10, 9), "0": used(5 * S, 90, 80)}, 10 * S)
+    assert meter.usage == Usage(measured_at_ns=10 * S, cpu_ns=6 * S, memory_bytes=100, resident_bytes=89)
+    meter.read({"batch": used(2 * S, 11, 10)}, 14 * S)
+    last = Usage(measured_at_ns=14 * S, cpu_ns=7 * S, cpu_nano_cores=S // 4, memory_bytes=11, resident_bytes=10)
+    assert meter.usage == last
+
+
+def test_what_is_read_twice_is_no_second_measurement() -> None:
+    meter = Meter()
+    meter.read({"": used(1 * S, 10, 9)}, 10 * S)
+    meter.read({"": used(3 * S, 10, 9)}, 14 * S)
+    known = meter.usage
+    meter.read({"": used(3 * S, 10, 9)}, 14 * S)
+    meter.read({"": used(2 * S, 10, 9)}, 13 * S)
+    assert meter.usage is known

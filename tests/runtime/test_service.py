@@ -110,13 +110,17 @@ async def test_stats_are_what_the_adapter_has_measured_and_a_pods_are_their_sum(
     runtime, sandbox_id = client.runtime, await client.sandbox()
     measured, also, unmeasured = [await client.started(sandbox_id, name) for name in ("one", "two", "three")]
     jobs = node.cluster.jobs
-    jobs[ContainerId(measured)].usage = Usage(measured_at_ns=70, cpu_ns=5, cpu_nano_cores=3, memory_bytes=100)
+    jobs[ContainerId(measured)].usage = Usage(
+        measured_at_ns=70, cpu_ns=5, cpu_nano_cores=3, memory_bytes=100, resident_bytes=90
+    )
     jobs[ContainerId(also)].usage = Usage(measured_at_ns=60, cpu_ns=2, memory_bytes=11)
     stats = (await runtime.list_container_stats(cri.ListContainerStatsRequest())).stats
     assert [one.attributes.id for one in stats] == [measured, also, unmeasured]
     assert (stats[0].cpu.timestamp, stats[0].cpu.usage_core_nano_seconds.value) == (70, 5)
-    assert (stats[0].memory.timestamp, stats[0].memory.working_set_bytes.value) == (70, 100)
+    memory = stats[0].memory
+    assert (memory.timestamp, memory.working_set_bytes.value, memory.rss_bytes.value) == (70, 100, 90)
     assert [one.cpu.HasField("usage_nano_cores") for one in stats] == [True, False, False]
+    assert [one.memory.HasField("rss_bytes") for one in stats] == [True, False, False]
     assert not stats[2].memory.HasField("working_set_bytes")
     one = (await runtime.pod_sandbox_stats(cri.PodSandboxStatsRequest(pod_sandbox_id=sandbox_id))).stats.linux
     assert (one.cpu.timestamp, one.cpu.usage_core_nano_seconds.value, one.cpu.usage_nano_cores.value) == (60, 7, 3)

@@ -26,6 +26,7 @@ def main() -> int:
                     release=options.release,
                     accounting=options.accounting,
                     memory_limits=options.memory_limits,
+                    measured_jobs=not options.unmeasured,
                 )
                 Testbed(settings=settings).up()
                 return _status(base)
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--release", choices=get_args(ReleaseName), default="trixie", help="the cluster's Debian")
     up.add_argument("--accounting", action="store_true", help="with mariadb and slurmdbd")
     up.add_argument("--memory-limits", action="store_true", help="let Slurm enforce memory, by cgroup v1")
+    up.add_argument("--unmeasured", action="store_true", help="without what sstat tells")
     commands.add_parser("down", help="take it down; only the cache stays")
     commands.add_parser("status", help=f"tell what runs; exit code {EXIT_DOWN} unless all does")
     inside = commands.add_parser("exec", help="run a program (bash) inside a host of the cluster")

@@ -112,7 +112,7 @@ SlurmctldLogFile=/var/log/slurm/slurmctld.log
 SlurmdLogFile=/var/log/slurm/slurmd.log
 ProctrackType={proctrack}
 TaskPlugin={task_plugin}
-JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherType=jobacct_gather/{gatherer}
 JobAcctGatherFrequency=task=5
 MpiDefault=none
 ReturnToService=2
@@ -443,6 +443,7 @@ class Cluster:
             proctrack="proctrack/cgroup" if settings.memory_limits else "proctrack/linuxproc",
             task_plugin="task/cgroup" if settings.memory_limits else "task/none",
             accounting=WITH_ACCOUNTING if settings.accounting else WITHOUT_ACCOUNTING,
+            gatherer="linux" if settings.measured_jobs else "none",
             min_job_age_s=settings.min_job_age_s,
             alternative_auth=alternative_auth,
         )

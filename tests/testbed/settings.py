@@ -30,6 +30,8 @@ class Settings:
     """Run mariadb and slurmdbd on the login host, so that sacct knows finished jobs."""
     memory_limits: bool = False
     """Let Slurm enforce memory with cgroup v1, so that a job over its --mem ends OUT_OF_MEMORY."""
+    measured_jobs: bool = True
+    """Let Slurm measure what jobs use, for sstat."""
     min_job_age_s: int = 60
     """How long slurmctld still knows a finished job (MinJobAge)."""
     cluster_bridge: str = "mcri-hpc"
