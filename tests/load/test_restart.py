@@ -20,7 +20,7 @@ CONTAINERD_EVENTS = "/containerd.services.events.v1.Events/Subscribe"
 
 RESTARTS = 8
 AT_ONCE_S = 30.0
-"""Not waiting for any pause between tries to connect, on a busy machine."""
+"""Only a limit: what fails, fails before."""
 
 
 async def until_it_answers(socket_path: Path) -> None:

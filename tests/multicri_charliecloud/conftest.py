@@ -1,12 +1,10 @@
 """A proxy whose multicri pods are Charliecloud containers on this machine: as root, and as an ordinary user."""
 
 import os
-import pwd
 import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from testbed import Testbed
 sys.path.insert(0, str(Path(__file__).parent))
 
 from node_processes import processes_with
+from user_proxy import UserProxy
 
 CONFIG = """\
 remote_runtime_endpoints: {endpoints}
@@ -30,17 +29,6 @@ images:
     {registry}: {{ca_file: {certificate}}}
     {registry}:5443: {{ca_file: {certificate}}}
 """
-
-
-@dataclass
-class UserProxy(Proxy):
-    """A daemon of an ordinary user's."""
-
-    @property
-    def argv(self) -> list[str]:
-        user = pwd.getpwnam("nobody")
-        become = (f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups")
-        return ["setpriv", *become, "--", *super().argv]
 
 
 @pytest.fixture

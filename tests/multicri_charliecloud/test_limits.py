@@ -11,10 +11,10 @@ from pathlib import Path
 
 import grpc.aio
 import pytest
-from conftest import UserProxy
 from kubelet import Kubelet, Proxy
 from multicri_charliecloud import cgroup_member
 from multicri_charliecloud.cgroups import UNIFIED, Cgroups
+from user_proxy import UserProxy
 
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 

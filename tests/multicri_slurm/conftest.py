@@ -11,9 +11,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from slurm_bench import Bench
 
-BOTH_WAYS = pytest.mark.parametrize("bench", ["ssh", "rest"], indirect=True)
-"""For tests that hold whichever way leads to the cluster."""
-
 
 @pytest.fixture
 def bench(bed: Testbed, request: pytest.FixtureRequest, tmp_path: Path) -> Bench:

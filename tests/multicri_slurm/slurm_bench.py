@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import pytest
 from multicri_images.builders import APPTAINER, CHARLIECLOUD, SINGULARITY
 from multicri_images.names import source_of
 from multicri_images.pool import image_id
@@ -31,6 +32,8 @@ from multicri_proxy.api.image import Image
 
 T = TypeVar("T")
 DEADLINE_S = 60.0
+BOTH_WAYS = pytest.mark.parametrize("bench", ["ssh", "rest"], indirect=True)
+"""For tests that hold whichever way leads to the cluster."""
 
 
 class MemoryStore:

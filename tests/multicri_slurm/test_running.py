@@ -1,9 +1,8 @@
 """Containers that run to their end, in the real cluster."""
 
 import pytest
-from conftest import BOTH_WAYS
 from multicri_slurm.environment import LONGEST_STRING_BYTES
-from slurm_bench import Bench, everything
+from slurm_bench import BOTH_WAYS, Bench, everything
 
 from multicri_proxy.api.adapter import OutputStream, Phase
 from multicri_proxy.api.errors import InvalidArgument
@@ -202,9 +201,13 @@ async def test_what_a_runtime_cannot_carry_is_refused_before_anything_is_touched
 
 async def test_a_time_limit_ends_a_container_with_its_reason(bench: Bench) -> None:
     async with bench.adapter() as slurm:
-        spec = bench.spec(["/bin/sh", "-c", "sleep 1000"], cluster={"JOB_CUSTOM_CONFIG": "--time=1 --mem=100M"})
+        spec = bench.spec(["/bin/sh", "-c", "echo up; sleep 1000"])
         await slurm.create_container(spec)
         await slurm.start_container(spec.id)
+        assert await anext(slurm.output(spec.id, OutputStream.STDOUT, 0)) == b"up\n"
+        job_id = (await slurm.details(spec.id))["job_id"]
+        ends_now = ["scontrol", "update", f"jobid={job_id}", "EndTime=now"]  # a minute is the least to be asked for
+        bench.bed.cluster.run("login", ends_now, check=True)
         report = await bench.report(spec.id, Phase.EXITED, within_s=180)
         assert (report.exit_code, report.reason) == (143, "DeadlineExceeded")
         assert b"DUE TO TIME LIMIT" in await everything(slurm, spec.id, OutputStream.STDERR)

@@ -4,8 +4,7 @@ import asyncio
 import time
 
 import pytest
-from conftest import BOTH_WAYS
-from slurm_bench import Bench, eventually, everything
+from slurm_bench import BOTH_WAYS, Bench, eventually, everything
 
 from multicri_proxy.api.adapter import Adapter, ContainerSpec, OutputStream, Phase
 
