@@ -100,7 +100,7 @@ def fill_with_busybox(rootfs: Path) -> None:
         (rootfs / directory).mkdir(parents=True, exist_ok=True)
     (rootfs / "tmp").chmod(0o1777)
     shutil.copy(BUSYBOX, rootfs / "bin/busybox")
-    for applet in run([str(BUSYBOX), "--list"], timeout_s=60).stdout.split():
+    for applet in run([str(BUSYBOX), "--list"], timeout_s=10).stdout.split():
         if applet != "busybox":
             (rootfs / "bin" / applet).symlink_to("busybox")
     for path, text in FILES.items():

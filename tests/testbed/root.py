@@ -160,7 +160,7 @@ def _build(root: Path, archive: Mirror, wanted: ClusterRoot) -> None:
     for user in wanted.users:
         groups = ["--groups", APPTAINER_GROUP] if user.apptainer else []
         inside("useradd", "--create-home", "--shell", "/bin/bash", "--uid", str(user.uid), *groups, user.name)
-        run(["chroot", str(root), "chpasswd"], timeout_s=60, stdin=f"{user.name}:{user.password}\n")
+        run(["chroot", str(root), "chpasswd"], timeout_s=30, stdin=f"{user.name}:{user.password}\n")
     if (root / "usr/bin/apptainer").exists():
         _restrict_apptainer(root, inside)
     shutil.copy(wanted.authority.certificate, root / "usr/local/share/ca-certificates/testbed.crt")
