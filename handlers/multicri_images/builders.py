@@ -56,7 +56,7 @@ class _Sif:
 
 @dataclass(frozen=True, slots=True)
 class _Charliecloud:
-    """Charliecloud: a directory.
+    """Charliecloud: a directory, or a squashfs file of it and, beside that, what the image says of itself.
 
     ch-image's own storage directory is made beside the target and removed again: its lock is not waited for, so that
     two builds must never share one. Its build cache is off: it would want Git and a Git identity. It speaks HTTPS
@@ -65,16 +65,13 @@ class _Charliecloud:
     Source: ch-image(1), ch-convert(1).
     """
 
-    name: str = "charliecloud"
+    name: str
+    suffix: str
     schemes: frozenset[str] = frozenset({"docker"})
 
     @property
     def programs(self) -> tuple[str, ...]:
-        return ("ch-run", "ch-image", "ch-convert")
-
-    @property
-    def suffix(self) -> str:
-        return ""
+        return ("ch-run", "ch-image", "ch-convert", *(("mksquashfs",) if self.suffix else ()))
 
     def recipe(self, source: BuildSource, target: str) -> Recipe:
         if source.plain_http:
@@ -88,11 +85,15 @@ class _Charliecloud:
             environment["REQUESTS_CA_BUNDLE"] = f"{target}.bundle"
             commands.append(("sh", "-c", _BUNDLE, "sh", f"{target}.ca", f"{target}.bundle"))
         auth = _password(source.auth)
+        form, config = (
+            ("squash", (("sh", "-c", _CONFIG, "sh", storage, f"{target}.config"),)) if self.suffix else ("dir", ())
+        )
         return Recipe(
             commands=(
                 *commands,
                 ("ch-image", *(("--auth",) if auth else ()), "pull", reference),
-                ("ch-convert", "-i", "ch-image", "-o", "dir", reference, target),
+                *config,
+                ("ch-convert", "-i", "ch-image", "-o", form, reference, target),
                 ("chmod", "-R", "u+rwX", storage),
                 ("rm", "-rf", storage),
             ),
@@ -109,6 +110,8 @@ _BUNDLE = (
     '| cat - "$1" > "$2"'
 )
 """Debian's, Red Hat's and SUSE's certificates, as far as they are there, and those of a file."""
+
+_CONFIG = 'cat "$1"/img/*/ch/config.pulled.json > "$2"'
 
 
 def _password(auth: RegistryAuth | None) -> Mapping[str, str]:
@@ -132,4 +135,5 @@ def _uri(uri: str, builder: ImageBuilder) -> str:
 
 APPTAINER: ImageBuilder = _Sif("apptainer")
 SINGULARITY: ImageBuilder = _Sif("singularity")
-CHARLIECLOUD: ImageBuilder = _Charliecloud()
+CHARLIECLOUD: ImageBuilder = _Charliecloud("charliecloud", "")
+CHARLIECLOUD_SQUASHFS: ImageBuilder = _Charliecloud("charliecloud-squashfs", ".squashfs")

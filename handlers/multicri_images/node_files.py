@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from multicri_images.building import PATH, Job, known_image, target_of
 from multicri_images.children import ask
+from multicri_proxy.api.counts import ImageCounts
 from multicri_proxy.api.errors import FailedPrecondition, Unavailable
 from multicri_proxy.api.ids import ImageId
 from multicri_proxy.api.image import BuildSource, Image, ImageBuilder, ImageFile, Stored, build_error
@@ -37,10 +39,13 @@ _log = Log("images.node")
 class NodeFiles:
     """The directory is the settings'. It is not touched before the first build, or removal."""
 
-    def __init__(self, builders: Sequence[ImageBuilder], tasks: Tasks, settings: "Settings") -> None:
+    def __init__(
+        self, builders: Sequence[ImageBuilder], tasks: Tasks, settings: "Settings", counts: ImageCounts
+    ) -> None:
         self._builders = {builder.name: builder for builder in builders}
         self._tasks = tasks
         self._settings = settings
+        self._counts = counts
         self._builds: dict[tuple[str, str], asyncio.Future[ImageFile]] = {}
         # a build takes minutes, in which its thread only waits
         self._threads = ThreadPoolExecutor(settings.builds_at_once, "image build")
@@ -72,8 +77,8 @@ class NodeFiles:
             build.add_done_callback(lambda _: self._builds.pop(key, None))
         return await asyncio.shield(build)
 
-    async def remove(self, *images: ImageId) -> None:
-        await asyncio.to_thread(self._remove, {_digits(image_id) for image_id in images})
+    async def remove(self, image_id: ImageId) -> None:
+        await asyncio.to_thread(self._remove, {_digits(image_id)})
 
     async def remove_others(self, known: Collection[ImageId]) -> None:
         """What is left of images that nobody knows any more. known: as it is by then."""
@@ -98,10 +103,12 @@ class NodeFiles:
         )
         async with self._at_once:
             _log.info("building an image on the node", image_id=image.id, source=image.source, builder=builder.name)
+            begun = time.monotonic()
             try:
                 answer = await ask("multicri_images.building", asdict(job), self._threads)
             except (OSError, ValueError) as error:
                 raise Unavailable(f"image {image.source}: its build on the node was killed") from error
+        self._counts.built(builder.name, "failed" if "error" in answer else "ok", time.monotonic() - begun)
         if "error" in answer:
             log = str(answer["error"])
             _log.warning("an image was not built on the node", image_id=image.id, cause=builder.cause(log).value)

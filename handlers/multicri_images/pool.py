@@ -255,9 +255,11 @@ class Pool:
         if self._node_files is None:
             settings = await self._settings()
             if self._node_files is None:
-                self._node_files = NodeFiles(self._context.image_builders, self._tasks, settings)
-                known = partial(self._node_files.remove_others, self._records)
-                self._tasks.start("remove files of images that are gone", known)
+                context = self._context
+                self._node_files = NodeFiles(context.image_builders, self._tasks, settings, context.counts)
+                self._tasks.start(
+                    "remove files of images that are gone", partial(self._node_files.remove_others, self._records)
+                )
         return self._node_files
 
     def _check_use(self, image: Image, namespace: str, *, builder: str) -> None:

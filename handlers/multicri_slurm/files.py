@@ -36,6 +36,10 @@ class Files(Protocol):
         """Write a file that nobody may use otherwise at any time."""
         ...
 
+    async def write_piece(self, path: bytes, offset: int, content: bytes) -> None:
+        """Of a file, which is made if it is not there."""
+        ...
+
     async def make_link(self, target: bytes, path: bytes) -> None: ...
 
     async def rename(self, path: bytes, new: bytes) -> None:

@@ -1,7 +1,8 @@
 """What a built image says of itself: its entrypoint, default arguments and working directory.
 
 Charliecloud's builder keeps it in ``/ch/config.pulled.json`` of the image, Apptainer's in an object of its SIF file
-called ``oci-config.json``; Apptainer itself runs an image without asking for the working directory.
+called ``oci-config.json``; a squashfs file has a file beside it. Apptainer itself runs an image without asking for the
+working directory.
 
 Source: the SIF format's global header and object descriptors (packed, little-endian), as Apptainer 1.4 writes them.
 """
@@ -11,7 +12,7 @@ import struct
 from collections.abc import Awaitable, Callable
 
 from multicri_proxy.api.errors import FailedPrecondition
-from multicri_slurm.runtimes import ImageConfig, Runtime
+from multicri_slurm.runtimes import SQUASHFS, ImageConfig, Runtime
 from multicri_slurm.verbs import ClusterVerbs
 
 Read = Callable[[int, int], Awaitable[bytes | None]]
@@ -31,6 +32,10 @@ async def read_image_config(cluster: ClusterVerbs, runtime: Runtime, image_path:
 
     Raises FailedPrecondition if it cannot be understood.
     """
+    if image_path.endswith(SQUASHFS):
+        directory, _, name = image_path.rpartition("/")
+        text = await cluster.read_piece(f"{directory}/.{name.removesuffix(SQUASHFS)}.config", 0, LARGEST_CONFIG_BYTES)
+        return config_of(text or b"{}", has_environment=True)
     if runtime.kind == "charliecloud":
         text = await cluster.read_piece(f"{image_path}/ch/config.pulled.json", 0, LARGEST_CONFIG_BYTES)
         has_environment = await cluster.size_of(f"{image_path}/ch/environment") is not None

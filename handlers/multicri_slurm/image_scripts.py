@@ -1,11 +1,12 @@
 """The remote scripts for an account's directory of images; remote_scripts.py says how such scripts come and answer.
 
-NAME.sif or NAME/     an image, complete: it comes by rename. NAME: the digits of the image's id
+NAME.sif, NAME.squashfs or NAME/    an image, complete: it comes by rename. NAME: the digits of the image's id
 .NAME.lock            locked while it is built, used or removed
 .NAME.used            touched with each use: what was not used for longest goes first
 .NAME.uses/           a link to the directory of each container that uses it, there for as long as that is
-.NAME.size            KiB. .NAME.sha256: of a file
+.NAME.size            KiB. .NAME.sha256: of a file. .NAME.config: what the image says of itself, if no file of it does
 .NAME.building*       a build, or what a build left that was killed: the next one removes it
+.NAME.sending.SUM     what has come so far of an image that was built elsewhere; one that stands still goes after a day
 """
 
 import shlex
@@ -26,8 +27,9 @@ in_use() { # directory name
 }
 drop() { # directory name: an image that nobody uses; its lock is held
   mv -T -- "$1/$2.sif" "$1/.$2.building.gone" 2>/dev/null
+  mv -T -- "$1/$2.squashfs" "$1/.$2.building.gone" 2>/dev/null
   mv -T -- "$1/$2" "$1/.$2.building.gone" 2>/dev/null
-  wipe "$1/.$2.building"* "$1/.$2.uses" "$1/.$2.used" "$1/.$2.size" "$1/.$2.sha256"
+  wipe "$1/.$2.building"* "$1/.$2.uses" "$1/.$2.used" "$1/.$2.size" "$1/.$2.sha256" "$1/.$2.config"
 }
 """
 )
@@ -58,6 +60,32 @@ main "$@"
 )
 """Makes the container's directory. Says done=there and size=KiB, done=missing, done=broken if a file's sum is not the
 one it was built with, or error=busy|unlockable. check: ``yes`` or ``no``.
+"""
+
+_EVICT = r"""
+evict() { # directory, KiB that its images may have, the name of one that stays
+  total=0
+  for size in "$1"/.*.size; do
+    [ ! -s "$size" ] || total=$((total + $(cat "$size")))
+  done
+  for used in $(ls -1tr -- "$1"/.*.used 2>/dev/null); do
+    [ "$total" -gt "$2" ] || return
+    other=${used##*/.}
+    other=${other%.used}
+    [ "$other" != "$3" ] && [ -O "$used" ] || continue
+    (
+      exec 8>>"$1/.$other.lock"
+      flock -n 8 && ! in_use "$1" "$other" || exit 1
+      size=$(cat "$1/.$other.size" 2>/dev/null)
+      drop "$1" "$other"
+      say "evicted=$other ${size:-0}"
+    ) || continue
+    total=0
+    for size in "$1"/.*.size; do
+      [ ! -s "$size" ] || total=$((total + $(cat "$size")))
+    done
+  done
+}
 """
 
 _BUILD = r"""
@@ -95,29 +123,6 @@ in_job() { # options, a line each; commands: as a job, for which sbatch waits: S
 quoted() { # words of A-Z a-z 0-9 and = - : , . and such: none has a quote
   for word; do printf "'%s' " "$word"; done
 }
-evict() { # directory, KiB that its images may have, the name of one that stays
-  total=0
-  for size in "$1"/.*.size; do
-    [ ! -s "$size" ] || total=$((total + $(cat "$size")))
-  done
-  for used in $(ls -1tr -- "$1"/.*.used 2>/dev/null); do
-    [ "$total" -gt "$2" ] || return
-    other=${used##*/.}
-    other=${other%.used}
-    [ "$other" != "$3" ] && [ -O "$used" ] || continue
-    (
-      exec 8>>"$1/.$other.lock"
-      flock -n 8 && ! in_use "$1" "$other" || exit 1
-      size=$(cat "$1/.$other.size" 2>/dev/null)
-      drop "$1" "$other"
-      say "evicted=$other ${size:-0}"
-    ) || continue
-    total=0
-    for size in "$1"/.*.size; do
-      [ ! -s "$size" ] || total=$((total + $(cat "$size")))
-    done
-  done
-}
 main() { # directory name suffix seconds most-KiB where options command...
   directory=$1 name=$2 suffix=$3 seconds=$4 most=$5 where=$6 options=$7
   final=$directory/$name$suffix own=$directory/.$name temporary=$directory/.$name.building$suffix
@@ -154,6 +159,7 @@ main() { # directory name suffix seconds most-KiB where options command...
     sync -- "$temporary" || return
     sha256sum < "$temporary" > "$own.sha256" || return
   fi
+  if [ -e "$temporary.config" ]; then mv -T -- "$temporary.config" "$own.config" || return; fi
   du -sk -- "$temporary" | cut -f 1 > "$own.size" || return
   : > "$own.used" && mv -T -- "$temporary" "$final" && sync -- "$directory" || return
   say "size=$(cat "$own.size")"
@@ -163,11 +169,55 @@ main() { # directory name suffix seconds most-KiB where options command...
 main "$@"
 """
 
+ARRIVE: Final = (
+    _TOOLS
+    + _EVICT
+    + r"""
+unpack() { # file directory
+  unsquashfs -no-progress -no-xattrs -d "$2" "$1" </dev/null >"$2.log" 2>&1 && return
+  tail -c 2000 -- "$2.log" | say_lines log
+  wipe "$2"*
+  say error=failed
+  return 1
+}
+main() { # directory name suffix file sum seconds most-KiB
+  final=$1/$2$3 own=$1/.$2
+  find "$1" -maxdepth 1 -name '.*.sending.*' -mmin +1440 -exec rm -f -- {} +
+  exec 9>>"$own.lock" || return
+  locked "$6" || return
+  if [ -e "$final" ]; then wipe "$4"; say done=there; return; fi
+  if [ "$(sha256sum < "$4")" != "$5  -" ]; then wipe "$4"; say done=broken; return; fi
+  wipe "$own.building"*
+  made=$4
+  if [ -z "$3" ]; then
+    made=$own.building
+    unpack "$4" "$made" || return
+    sync -f -- "$made" || return
+  else
+    sync -- "$4" || return
+    printf '%s  -\n' "$5" > "$own.sha256" || return
+  fi
+  du -sk -- "$made" | cut -f 1 > "$own.size" || return
+  : > "$own.used" && mv -T -- "$made" "$final" && sync -- "$1" || return
+  wipe "$4" "$own.building"*
+  say "size=$(cat "$own.size")"
+  say done=built
+  [ "$7" = 0 ] || evict "$1" "$7" "$2"
+}
+main "$@"
+"""
+)
+"""Makes an image of a file that has come; of a squashfs file a directory, if the image has no suffix.
+
+Says done=there, done=built and size=KiB, evicted=NAME KiB, done=broken if the file is not what was sent,
+error=busy|unlockable, or error=failed with lines of log.
+"""
+
 FORGET: Final = (
     _TOOLS
     + r"""
 main() { # directory name
-  if [ ! -e "$1/$2" ] && [ ! -e "$1/$2.sif" ]; then say done=forgotten; return; fi
+  if [ ! -e "$1/$2" ] && [ ! -e "$1/$2.sif" ] && [ ! -e "$1/$2.squashfs" ]; then say done=forgotten; return; fi
   exec 9>>"$1/.$2.lock" || return
   flock -n 9 || { say done=used; return; }
   if in_use "$1" "$2"; then say done=used; return; fi
@@ -190,7 +240,7 @@ def build_script(files: Mapping[str, bytes]) -> str:
     """
     writes = [f"printf %s {shlex.quote(text.decode())} > {shlex.quote(path)}" for path, text in files.items()]
     prepare = " &&\n".join((":", *writes))
-    return f"{_TOOLS}prepare() {{\n{prepare}\n}}\n{_BUILD}"
+    return f"{_TOOLS}{_EVICT}prepare() {{\n{prepare}\n}}\n{_BUILD}"
 
 
 def environment_file(environment: Mapping[str, str]) -> bytes:

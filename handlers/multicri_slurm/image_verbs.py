@@ -90,12 +90,26 @@ class ImageVerbs(ABC):
         check_locking(found, directory, self.login)
         if found.get("error") == ("busy",):
             raise Unavailable(f"{self.login.account}: another build of {directory}/{file_name} does not end")
-        return BuildAnswer(
-            failed="error" in found,
-            size_bytes=bytes_of_kib(found.get("size", ("",))[0]),
-            log="\n".join(found.get("log", ())),
-            evicted=found.get("evicted", ()),
+        return _built(found)
+
+    async def arrive_image(self, directory: str, file_name: str, sent: str, sha256: str) -> BuildAnswer | None:
+        """Make an image of a file that was sent; None if it is not what was sent, and is gone.
+
+        file_name: without a suffix, the image is a directory, and the file a squashfs of it.
+        """
+        settings = self.settings
+        name, dot, suffix = file_name.partition(".")
+        found = await self._script(
+            image_scripts.ARRIVE,
+            *(directory, name, f"{dot}{suffix}", sent, sha256, str(LOCK_WAIT_S)),
+            str(settings.image_directory_bytes // 1024),
+            timeout_s=settings.build_timeout_s,
+            long=True,
         )
+        check_locking(found, directory, self.login)
+        if found.get("error") == ("busy",):
+            raise Unavailable(f"{self.login.account}: {directory}/{file_name} is being used, built or removed")
+        return None if found.get("done") == ("broken",) else _built(found)
 
     async def forget_image(self, directory: str, name: str) -> bool:
         """Remove an image, of whatever builder, with all that is known of it; False if it is still needed."""
@@ -115,3 +129,12 @@ def check_locking(found: Mapping[str, tuple[str, ...]], directory: str, login: L
 def bytes_of_kib(text: str) -> int:
     """An image's size as its build wrote it down; 0 if that is no size."""
     return int(text) * 1024 if text.isdecimal() and len(text) <= MOST_DIGITS else 0
+
+
+def _built(found: Mapping[str, tuple[str, ...]]) -> BuildAnswer:
+    return BuildAnswer(
+        failed="error" in found,
+        size_bytes=bytes_of_kib(found.get("size", ("",))[0]),
+        log="\n".join(found.get("log", ())),
+        evicted=found.get("evicted", ()),
+    )

@@ -1,4 +1,5 @@
-"""The images that accounts have in their clusters: built when a container wants one, removed when nobody does.
+"""The images that accounts have in their clusters: built there, or on the node and sent, when a container wants one;
+removed when nobody does.
 
 The build of an image belongs to the account and the image, not to the call that wanted it first: a CreateContainer
 that is cancelled leaves it running, and the kubelet's retry joins it. One whose connection is cut goes on there, and
@@ -8,42 +9,29 @@ its lock is what the next one waits for.
 import asyncio
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from multicri_proxy.api.counts import ImageCounts
-from multicri_proxy.api.errors import (
-    FailedPrecondition,
-    MulticriError,
-    NotFound,
-    PermissionDenied,
-    ResourceExhausted,
-    Unavailable,
-)
+from multicri_proxy.api.errors import FailedPrecondition, MulticriError, Unavailable
 from multicri_proxy.api.ids import ImageId
-from multicri_proxy.api.image import Build, BuildCause, Image, ImageBuilder, ImagePool
+from multicri_proxy.api.image import Build, Image, ImageBuilder, ImageFile, ImagePool, build_error
 from multicri_proxy.api.log import Log
 from multicri_proxy.api.tasks import Tasks
 from multicri_slurm import image_scripts
 from multicri_slurm.image_places import ImagePlace, ImagePlaces
+from multicri_slurm.image_sending import send
+from multicri_slurm.image_verbs import BuildAnswer
 from multicri_slurm.plan import Plan
 from multicri_slurm.sites import Site
 from multicri_slurm.verbs import ClusterVerbs
 
 BUILDS_OF_ONE_CALL = 3
-LAST_WORDS = 8
 MOST_FAILURES = 50
 FIRST_PAUSE_S, LAST_PAUSE_S, TRIES_TO_FORGET = 2.0, 300.0, 100  # about eight hours
 
 _log = Log("slurm.images")
-_ERRORS: Mapping[BuildCause, type[MulticriError]] = {
-    BuildCause.NO_SUCH_IMAGE: NotFound,
-    BuildCause.UNAUTHORIZED: PermissionDenied,
-    BuildCause.UNREACHABLE: Unavailable,
-    BuildCause.CUT_OFF: Unavailable,
-    BuildCause.NO_SPACE: ResourceExhausted,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +42,7 @@ class _Wanted:
     cluster: ClusterVerbs
     site: Site
     builder: ImageBuilder
+    suffix: str
     place: ImagePlace
 
     @property
@@ -62,7 +51,7 @@ class _Wanted:
 
     @property
     def file_name(self) -> str:
-        return f"{self.place.name}{self.builder.suffix}"
+        return f"{self.place.name}{self.suffix}"
 
     @property
     def path(self) -> str:
@@ -70,7 +59,7 @@ class _Wanted:
 
     @property
     def temporary(self) -> str:
-        return f"{self.place.directory}/.{self.place.name}.building{self.builder.suffix}"
+        return f"{self.place.directory}/.{self.place.name}.building{self.suffix}"
 
 
 class Images:
@@ -114,13 +103,16 @@ class Images:
             account=cluster.login.account,
             directory=_directory(plan, site),
         )
-        wanted = _Wanted(plan=plan, cluster=cluster, site=site, builder=builder, place=place)
+        suffix = builder.suffix
+        if suffix and not plan.profile.settings.build_in_cluster:
+            suffix = await self._pool.file_suffix(builder.name)
+        wanted = _Wanted(plan=plan, cluster=cluster, site=site, builder=builder, suffix=suffix, place=place)
         for _ in range(BUILDS_OF_ONE_CALL):
             size_bytes = await cluster.use_image(place.directory, wanted.file_name, holder)
             if size_bytes is not None:
                 await self._places.put(place, size_bytes)
                 return wanted.path
-            await self._built(wanted)
+            await self._made(wanted)
         raise Unavailable(f"{place.account}: {wanted.path} is gone as soon as it is built")
 
     def builds(self, image_id: ImageId) -> Sequence[Build]:
@@ -144,27 +136,56 @@ class Images:
 
     # -- building ------------------------------------------------------------------------------------------------
 
-    async def _built(self, wanted: _Wanted) -> None:
-        """Builds with the credentials of several namespaces are several: a wrong one is nobody else's failure."""
-        who = f"{wanted.cluster.login.digest()} {wanted.plan.spec.pod.namespace}"
+    async def _made(self, wanted: _Wanted) -> None:
+        """Builds with the credentials of several namespaces are several: a wrong one is nobody else's failure.
+
+        What the node has built is sent once for all of them.
+        """
+        who, namespace = wanted.cluster.login.digest(), wanted.plan.spec.pod.namespace
+        if wanted.plan.profile.settings.build_in_cluster:
+            name, work = f"build {wanted.image.source}", partial(self._build, wanted)
+            who = f"{who} {namespace}"
+        else:
+            try:
+                file = await self._pool.file(wanted.image, namespace, wanted.builder.name)
+            except MulticriError as error:
+                self._fail(wanted.place, str(error))
+                raise
+            name, work = f"send {wanted.image.source}", partial(self._send, wanted, file)
         key = (wanted.image.id, str(wanted.place), who)
         build = self._building.get(key)
         if build is None:
-            build = self._tasks.outcome(f"build {wanted.image.source}", partial(self._build, wanted))
-            self._building[key] = build
+            build = self._building[key] = self._tasks.outcome(name, work)
             build.add_done_callback(lambda _: self._building.pop(key, None))
         await asyncio.shield(build)
 
+    async def _send(self, wanted: _Wanted, file: ImageFile) -> None:
+        place, begun = wanted.place, time.monotonic()
+        async with self._turn(wanted):
+            try:
+                answer = await send(wanted.cluster, file, place.directory, wanted.file_name)
+            except MulticriError as error:
+                self._counts.uploads["failed"] += 1
+                self._fail(place, str(error))
+                raise
+        self._counts.uploads["failed" if answer.failed else "ok"] += 1
+        if answer.failed:
+            self._fail(place, answer.log)
+            raise FailedPrecondition(f"{place}: the image could not be unpacked there: {answer.log[-400:]}")
+        await self._note(wanted, answer, begun)
+
+    def _turn(self, wanted: _Wanted) -> asyncio.Semaphore:
+        profile = wanted.plan.profile
+        return self._at_once.setdefault(profile.name, asyncio.Semaphore(profile.settings.builds_at_once))
+
     async def _build(self, wanted: _Wanted) -> None:
         image, builder, place = wanted.image, wanted.builder, wanted.place
-        profile = wanted.plan.profile
         source = await self._pool.build_source(image, wanted.plan.spec.pod.namespace)
         recipe = builder.recipe(source, wanted.temporary)
         environment = {f"{wanted.temporary}.env": image_scripts.environment_file(recipe.environment)}
         script = image_scripts.build_script({**recipe.files, **environment})
         commands = [shlex.join(command) for command in recipe.commands]
-        at_once = self._at_once.setdefault(profile.name, asyncio.Semaphore(profile.settings.builds_at_once))
-        async with at_once:
+        async with self._turn(wanted):
             begun = time.monotonic()
             _log.info("building an image", image_id=image.id, source=image.source, place=place, builder=builder.name)
             answer = await wanted.cluster.build_image(
@@ -175,11 +196,15 @@ class Images:
         if answer.failed:
             cause = builder.cause(answer.log)
             self._fail(place, answer.log)
-            words = " / ".join(line.strip() for line in answer.log.splitlines()[-LAST_WORDS:])
             _log.warning("an image was not built", image_id=image.id, place=place, cause=cause.value)
-            raise _ERRORS.get(cause, FailedPrecondition)(
-                f"image {image.source}: {builder.name} could not build it in the cluster: {cause.value}: {words}"
+            raise build_error(
+                f"image {image.source}: {builder.name} could not build it in the cluster", cause, answer.log
             )
+        await self._note(wanted, answer, begun)
+
+    async def _note(self, wanted: _Wanted, answer: BuildAnswer, begun: float) -> None:
+        """It is there. begun: of the monotonic clock."""
+        image, place, took_s = wanted.image, wanted.place, time.monotonic() - begun
         self._failures.pop((image.id, str(place)), None)
         await self._places.put(place, answer.size_bytes)
         _log.info(

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from multicri_proxy.api.errors import FailedPrecondition, Unavailable
 from multicri_slurm.files import Files
-from multicri_slurm.runtimes import Bind
+from multicri_slurm.runtimes import SQUASHFS, Bind
 
 MOST_LINKS = 40
 
@@ -40,6 +40,13 @@ async def prepared(
         return bind  # there, or made by ch-run
     if path.startswith(("/dev/", "/tmp/")):  # noqa: S108
         raise FailedPrecondition(f"mountPath {path!r}: Charliecloud can mount nothing there")
+    if image.endswith(SQUASHFS):  # ch-run makes directories in it, over which it has a file system of its own
+        if directory or path == "/etc/hosts":
+            return bind
+        raise FailedPrecondition(
+            f"mountPath {path!r}: ch-run can mount a file only where the image has one, which in a SquashFS image "
+            "cannot be seen: mount its directory, or set image_builder: charliecloud"
+        )
     return replace(bind, destination=await make_mount_point(files, image, path, directory=directory))
 
 

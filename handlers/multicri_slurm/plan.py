@@ -37,7 +37,13 @@ from multicri_slurm.variables import Variables, read_variables, split
 _GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK")
 """Slurm tells a job in these which GPUs are its own. Source: gres.html."""
 _NOTHING: tuple[str, ...] = ()
-_KINDS: Mapping[str, Kind] = {"apptainer": "apptainer", "singularity": "singularity", "charliecloud": "charliecloud"}
+_KINDS: Mapping[str, Kind] = {
+    "apptainer": "apptainer",
+    "singularity": "singularity",
+    "charliecloud": "charliecloud",
+    "charliecloud-squashfs": "charliecloud",
+}
+_UNPACKER = "unsquashfs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +124,14 @@ def launcher_of(the_plan: Plan, site: Site) -> tuple[str, ...]:
 
 
 def programs_of(builders: Sequence[ImageBuilder]) -> frozenset[str]:
-    return frozenset(program for builder in builders for program in builder.programs)
+    return frozenset(program for builder in builders for program in (*builder.programs, _UNPACKER))
+
+
+def _needed(builder: ImageBuilder, settings: Settings) -> tuple[str, ...]:
+    """What the cluster must have; of an image that the node builds, only what runs it, or makes a directory of it."""
+    if settings.build_in_cluster:
+        return builder.programs
+    return builder.programs[:1] if builder.suffix else (builder.programs[0], _UNPACKER)
 
 
 def wanted_builders(builders: Sequence[ImageBuilder], settings: Settings) -> list[ImageBuilder]:
@@ -126,7 +139,7 @@ def wanted_builders(builders: Sequence[ImageBuilder], settings: Settings) -> lis
 
 
 def has_runtime(site: Site, builders: Sequence[ImageBuilder], settings: Settings) -> bool:
-    return any(site.programs.issuperset(builder.programs) for builder in wanted_builders(builders, settings))
+    return any(site.programs.issuperset(_needed(b, settings)) for b in wanted_builders(builders, settings))
 
 
 def runtime_of(site: Site, builders: Sequence[ImageBuilder], settings: Settings) -> tuple[ImageBuilder, Runtime]:
@@ -136,9 +149,15 @@ def runtime_of(site: Site, builders: Sequence[ImageBuilder], settings: Settings)
     """
     wanted = wanted_builders(builders, settings)
     for builder in wanted:
-        if site.programs.issuperset(builder.programs):
-            return builder, Runtime(kind=_KINDS[builder.name], options=site.ch_run_options)
-    needed = " or ".join("+".join(b.programs) for b in wanted) or "no image builder"
+        if site.programs.issuperset(_needed(builder, settings)):
+            runtime = Runtime(kind=_KINDS[builder.name], options=site.ch_run_options)
+            if builder.suffix and runtime.kind == "charliecloud" and not runtime.takes_squashfs:
+                raise FailedPrecondition(
+                    "image_builder: charliecloud-squashfs: ch-run on the login host cannot mount SquashFS files, or is "
+                    "older than 0.34: set image_builder: charliecloud, or have it built with libsquashfuse"
+                )
+            return builder, runtime
+    needed = " or ".join("+".join(_needed(b, settings)) for b in wanted) or "no image builder"
     raise FailedPrecondition(f"the cluster has no container runtime: looked for {needed} in PATH of the login host")
 
 

@@ -41,6 +41,7 @@ main() { # programs
   done
   if command -v ch-run >/dev/null 2>&1; then
     ch-run --help 2>&1 | grep -o -e '--[a-z][a-z0-9-]*' | sort -u | say_lines ch-run-option
+    ! ch-run --feature=squash >/dev/null 2>&1 || say ch-run-option=squash
   fi
   ! command -v srun >/dev/null 2>&1 || timeout 10 srun --mpi=list 2>&1 </dev/null | say_lines srun-mpi
   ! command -v sstat >/dev/null 2>&1 || timeout 10 scontrol show config 2>/dev/null | grep '^JobAcctGather' |

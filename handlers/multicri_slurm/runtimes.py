@@ -16,13 +16,15 @@ from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument
 
 Kind = Literal["apptainer", "singularity", "charliecloud"]
 ENV_FILE = "env"
+SQUASHFS = ".squashfs"
+"""How the names of such images end. A cluster that is given one has beside it what it says of itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
     """The container runtime of a cluster.
 
-    options: the long options that ``ch-run --help`` lists; for the others empty.
+    options: the long options that ``ch-run --help`` lists, and ``squash`` if it mounts such files; for others empty.
     """
 
     kind: Kind
@@ -32,6 +34,11 @@ class Runtime:
     def takes_env0(self) -> bool:
         """Whether its file of variables parts them by NUL bytes."""
         return self.kind == "charliecloud" and "--set-env0" in self.options
+
+    @property
+    def takes_squashfs(self) -> bool:
+        """With the environment that is in there, which no path on the host leads to."""
+        return {"squash", "--set-env0"} <= self.options
 
     @property
     def carries_newlines(self) -> bool:

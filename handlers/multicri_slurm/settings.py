@@ -128,7 +128,8 @@ class Settings(Person):
     mount_path: CRI_SLURM_MOUNT_PATH: the working directory in the cluster, relative to the account's home.
     image_remote_mount: CRI_SLURM_IMAGE_REMOTE_MOUNT: where images are built; empty for ``<mount_path>/images`` in the
         account's home; a relative path is relative to the home.
-    build_in_cluster: CRI_SLURM_BUILD_IN_CLUSTER. build_in: whether images are built on the login host or by a job.
+    build_in_cluster: CRI_SLURM_BUILD_IN_CLUSTER: whether images are built there, or on the node, and then sent.
+        build_in: whether those that are built there are on the login host or by a job.
     builds_at_once: how many images are built at a time, for all accounts. image_checksum: whether an image that is a
         file is read whole before each use, and built again if it has changed.
     image_directory_bytes: how much the images of one account may have before those not used for longest are removed.
@@ -185,7 +186,7 @@ class Settings(Person):
     build_timeout_s: Seconds = 3600.0
     poll_interval_s: Seconds = 5.0
     max_jobs: Annotated[int, Field(ge=1)] | None = None
-    image_builder: Literal["auto", "apptainer", "singularity", "charliecloud"] = "auto"
+    image_builder: Literal["auto", "apptainer", "singularity", "charliecloud", "charliecloud-squashfs"] = "auto"
     job_options_allowed: tuple[str, ...] = ()
     job_options_default: str = ""
     job_shell: bool = False
@@ -238,13 +239,6 @@ class Settings(Person):
         for path in value:
             if not path.startswith("/") or normpath(path) != path or path in {"/", "/proc", "/sys", "/dev"}:
                 raise ValueError(f"{path!r} is no absolute, plain path of a directory below the root")
-        return value
-
-    @field_validator("build_in_cluster")
-    @classmethod
-    def _in_cluster(cls, value: bool) -> bool:
-        if not value:
-            raise ValueError("images are built in the cluster only, so far: must be true")
         return value
 
     @field_validator("users", mode="before")

@@ -173,6 +173,17 @@ class SharedFiles:
     async def write(self, path: bytes, content: bytes, mode: int) -> None:
         await self.do(lambda: self._write(path, content, mode))
 
+    async def write_piece(self, path: bytes, offset: int, content: bytes) -> None:
+        def work() -> None:
+            with self.parent(path) as (directory, name), descriptors() as held:
+                file = held(os.open(name, _WRITE & ~os.O_TRUNC, 0o644, dir_fd=directory))
+                rest, at = memoryview(content), offset
+                while rest:
+                    written = os.pwrite(file, rest, at)
+                    rest, at = rest[written:], at + written
+
+        await self.do(work)
+
     async def make_link(self, target: bytes, path: bytes) -> None:
         def work() -> None:
             with self.parent(path) as (directory, name):

@@ -15,8 +15,9 @@ Signal = Literal["TERM", "USR1", "CANCEL"]
 class Site:
     """What a login host has.
 
-    programs: those that were looked for. ch_run_options: its long options. prerun: the text after which it was so.
-    mpi_types: for ``srun --mpi``. measures: whether sstat tells what running jobs use.
+    programs: those that were looked for. ch_run_options: its long options, and ``squash`` if it mounts such files.
+    prerun: the text after which it was so. mpi_types: for ``srun --mpi``.
+    measures: whether sstat tells what running jobs use.
     """
 
     home: str

@@ -62,6 +62,10 @@ class ClusterVerbs(Protocol):
         """Have an image built, unless it is there. Waits for another build of the same image."""
         ...
 
+    async def arrive_image(self, directory: str, file_name: str, sent: str, sha256: str) -> BuildAnswer | None:
+        """Make an image of a file that was sent; None if it is not what was sent, and is gone."""
+        ...
+
     async def forget_image(self, directory: str, name: str) -> bool:
         """Remove an image, of whatever builder, with all that is known of it; False if it is still needed."""
         ...

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from multicri_images.builders import APPTAINER, CHARLIECLOUD, SINGULARITY
+from multicri_images.builders import APPTAINER, CHARLIECLOUD, CHARLIECLOUD_SQUASHFS, SINGULARITY
 
 from multicri_proxy.api.errors import FailedPrecondition
 from multicri_proxy.api.image import BuildSource, ImageBuilder, RegistryAuth
@@ -27,6 +27,13 @@ def test_charliecloud_builds_a_directory_with_a_storage_of_its_own() -> None:
     assert recipe.environment["CH_IMAGE_STORAGE"] == "/i/x.storage"
     assert recipe.commands[-1] == ("rm", "-rf", "/i/x.storage")
     assert CHARLIECLOUD.suffix == ""
+
+
+def test_charliecloud_packs_a_file_and_keeps_what_the_image_says_of_itself() -> None:
+    recipe = CHARLIECLOUD_SQUASHFS.recipe(BuildSource(uri=URI), "/i/x.squashfs")
+    assert recipe.commands[1][-2:] == ("/i/x.squashfs.storage", "/i/x.squashfs.config")
+    assert " ".join(recipe.commands[2]) == ("ch-convert -i ch-image -o squash docker.io/library/perl:5 /i/x.squashfs")
+    assert "mksquashfs" in CHARLIECLOUD_SQUASHFS.programs
 
 
 def test_a_digest_is_heard_and_the_tag_beside_it_is_not() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import pytest
-from multicri_images.builders import APPTAINER, CHARLIECLOUD, SINGULARITY
+from multicri_images.builders import APPTAINER, CHARLIECLOUD, CHARLIECLOUD_SQUASHFS, SINGULARITY
 from multicri_images.names import source_of
 from multicri_images.pool import image_id
 from multicri_slurm.adapter import adapter
@@ -109,7 +109,7 @@ class Bench:
             store=self.store,
             secrets=XorSecrets(),
             images=self.images,
-            image_builders=(APPTAINER, SINGULARITY, CHARLIECLOUD),
+            image_builders=(APPTAINER, SINGULARITY, CHARLIECLOUD, CHARLIECLOUD_SQUASHFS),
         )
         async with adapter(context) as entered:
             listening = asyncio.ensure_future(self._listen(entered))

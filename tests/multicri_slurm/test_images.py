@@ -367,6 +367,21 @@ async def test_an_image_is_built_by_a_job(bench: Bench, place: Place) -> None:
     assert place.remains() == []
 
 
+async def test_charliecloud_runs_an_image_that_is_one_file(bench: Bench, place: Place) -> None:
+    if place.user == "alice":
+        pytest.skip("Apptainer's images are files anyway")
+    async with bench.adapter(image_builder="charliecloud-squashfs", image_checksum=True) as slurm:
+        spec = bench.spec(args=["one"], user=place.user, image=NAMES[1])
+        await slurm.create_container(spec)
+        assert [Path(name).suffix for name in place.images()] == [".squashfs"]
+        await slurm.start_container(spec.id)
+        assert (await bench.report(spec.id, Phase.EXITED)).exit_code == 0
+        said = await everything(slurm, spec.id, OutputStream.STDOUT)
+        assert said == b"in /var/tool, TOOL=of the image\n<one>\n"
+        await slurm.remove_container(spec.id)
+    assert place.remains() == []
+
+
 async def test_a_removed_image_is_kept_until_its_last_container_is_gone(bench: Bench, place: Place) -> None:
     images = bench.images
     assert isinstance(images, Sources)

@@ -19,7 +19,7 @@ LEAST = {"CLUSTER_USERNAME": b"alice", "CLUSTER_HOST": b"hpc.example.org", "CLUS
         ({"mount_path": "a b"}, "slurm.mount_path: must consist of"),
         ({"mount_path": "-x"}, "slurm.mount_path: must have no part"),
         ({"image_remote_mount": "/a/../b"}, "slurm.image_remote_mount"),
-        ({"build_in_cluster": False}, "images are built in the cluster only, so far"),
+        ({"build_in_cluster": "nowhere"}, "slurm.build_in_cluster: Input should be a valid boolean"),
         ({"known_hosts": "x"}, "slurm.known_hosts: must be an absolute path"),
         ({"poll_interval_s": 0}, "slurm.poll_interval_s"),
         ({"poll_interval_s": float("nan")}, "slurm.poll_interval_s"),
