@@ -1,4 +1,4 @@
-"""Command line of the test bed: PYTHONPATH=tests /usr/bin/python3 -m testbed install|up|down|status|exec."""
+"""Command line of the test bed: PYTHONPATH=tests /usr/bin/python3 -m testbed install|fill|up|down|status|exec."""
 
 import argparse
 import os
@@ -20,6 +20,8 @@ def main() -> int:
         match options.command:
             case "install":
                 Testbed(settings=Settings(base=base)).install()
+            case "fill":
+                Testbed(settings=Settings(base=base)).fill_cache()
             case "up":
                 settings = Settings(
                     base=base,
@@ -49,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--base", type=Path, default=default_base(), help="where it all lives (%(default)s)")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("install", help="install the Debian packages it needs")
+    commands.add_parser("fill", help="build all that any bed can need, so that up needs neither network nor minutes")
     up = commands.add_parser("up", help="bring it up")
     up.add_argument("--release", choices=get_args(ReleaseName), default="trixie", help="the cluster's Debian")
     up.add_argument("--accounting", action="store_true", help="with mariadb and slurmdbd")

@@ -7,8 +7,9 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import get_args
 
 from testbed.authority import Authority
 from testbed.cluster import Cluster
@@ -19,7 +20,7 @@ from testbed.node import Node
 from testbed.packages import install_packages, missing_packages
 from testbed.programs import TestbedError
 from testbed.registry import Registry
-from testbed.settings import Settings
+from testbed.settings import ReleaseName, Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,18 @@ class Testbed:
         """Install the Debian packages that the bed needs on this machine. Starts no daemon."""
         with self._locked(), _step("packages"):
             install_packages()
+
+    def fill_cache(self) -> None:
+        """Build what any bed can need, so that bringing one up takes neither the network nor minutes."""
+        with self._locked():
+            self.authority.ensure()
+            for release, accounting in (*((name, False) for name in get_args(ReleaseName)), ("trixie", True)):
+                with _step(f"cluster root of {release}{' with accounting' * accounting}"):
+                    settings = replace(self.settings, release=release, accounting=accounting)
+                    Testbed(settings=settings).cluster.root.ensure()
+            with _step("images"):
+                ensure_layout(self.settings.cache)
+                ensure_mpi_layout(self.settings.cache, self.cluster.root.path)
 
     def up(self) -> None:
         """Bring it up. No-op if it is up with these settings; anything else that is left of it goes down first.
