@@ -28,6 +28,7 @@ from multicri_proxy.api.streams import Connection, Streams
 from multicri_proxy.api.tasks import Tasks
 from multicri_slurm import attach, ports, sshlib
 from multicri_slurm.accounts import Login
+from multicri_slurm.agents import Agents
 from multicri_slurm.allocations import Allocations
 from multicri_slurm.carrying import Carrier
 from multicri_slurm.cluster import Cluster
@@ -85,7 +86,7 @@ class SlurmAdapter:
         self._allocations = Allocations(self._records)
         self._usages = Usages(self._records, self._board, self._tasks, self._cluster_of)
         self._running = RunningContainers(self._records, self._board, self._watching, self._cluster_of)
-        self._execs = Execs()
+        self._execs = Execs(Agents(self._tasks))
         self._submits: dict[ContainerId, asyncio.Future[None]] = {}
         self._sweeper = Sweeper(
             records=self._records,

@@ -6,13 +6,19 @@ container's job; the node's finds the container's process and joins its namespac
 Source: srun(1) --overlap, --pty, --unbuffered; nsenter(1); what was tried stands beside it.
 """
 
+import base64
 import shlex
 from collections.abc import Sequence
-from typing import Final
+from pathlib import Path
+from typing import Final, Literal
 
 from multicri_proxy.api.errors import InvalidArgument
 from multicri_proxy.api.ids import JobId
+from multicri_slurm import agent
 from multicri_slurm.marks import BEGIN
+
+Way = Literal["srun", "ssh"]
+"""How the login host gets at a job's node: by a step of the job, or by its own ssh."""
 
 LARGEST_COMMAND_BYTES = 64 * 1024  # it is one argument of ssh, in base64: Linux takes 128 KiB
 
@@ -120,6 +126,22 @@ main "$@"
 """.replace("@BEGIN@", BEGIN)
 """For bash, in the container's directory, on its node: there alone a pipe in a shared file system leads to it."""
 
+_AGENT: Final = r"""
+for python in /usr/bin/python3 /usr/libexec/platform-python python3; do
+  "$python" -I -S -c 'import sys; sys.exit(sys.version_info < (3, 6))' 2> /dev/null &&
+    exec "$python" -I -S -c "$2" "multicri-$1:@BEGIN@"
+done
+printf 'multicri-%s:error=python\n' "$1"
+""".replace("@BEGIN@", BEGIN)
+"""For bash, in the container's directory: `agent.py`, by whatever Python there is."""
+
+_AGENT_SOURCE: Final = Path(agent.__file__).read_text("utf-8")
+
+_SSH_OPTIONS: Final = (
+    *("-T", "-a", "-x", "-e", "none", "-o", "BatchMode=yes", "-o", "ClearAllForwardings=yes"),
+    *("-o", "ConnectTimeout=20", "-o", "ServerAliveInterval=15"),
+)
+
 _WITH_PIPES: Final = r"""
 exec 3<&0 </dev/null
 @SRUN@ <&3 3<&- &
@@ -163,8 +185,7 @@ def script_of(
         *_srun(job_id, node, directory),
         *(["--pty"] if terminal else ["--unbuffered"]),
         *([] if stdin or terminal else ["--input=none"]),
-        *("/bin/bash", "-c", _ON_NODE, "multicri", nonce, "terminal" if terminal else "pipes"),
-        *("ranks" if ranks else "alone", *command),
+        *words_on_node(nonce, command, terminal=terminal, ranks=ranks),
     ]
     words = shlex.join(srun)
     if len(words.encode("utf-8", "surrogateescape")) > LARGEST_COMMAND_BYTES:
@@ -174,10 +195,31 @@ def script_of(
     return f"exec {words}\n" if terminal else _WITH_PIPES.replace("@SRUN@", words)
 
 
-def feeding_script_of(*, job_id: JobId, node: str, directory: str, nonce: str) -> str:
+def words_on_node(nonce: str, command: Sequence[str], *, terminal: bool, ranks: bool) -> tuple[str, ...]:
+    """What is run there, in the container's directory, as `script_of` has it."""
+    kind = ("terminal" if terminal else "pipes", "ranks" if ranks else "alone")
+    return ("/bin/bash", "-c", _ON_NODE, "multicri", nonce, *kind, *command)
+
+
+def agent_script_of(way: Way, *, job_id: JobId, node: str, directory: str, nonce: str) -> str:
+    """For sh on the login host: an agent that runs commands, at its stdin and stdout."""
+    start = ("/bin/bash", "-c", _AGENT, "multicri", nonce, _AGENT_SOURCE)
+    return _WITH_PIPES.replace("@SRUN@", shlex.join(_there(way, job_id, node, directory, start, "--unbuffered")))
+
+
+def feeding_script_of(way: Way, *, job_id: JobId, node: str, directory: str, nonce: str) -> str:
     """For sh on the login host: its stdin becomes the container's."""
-    words = shlex.join((*_srun(job_id, node, directory), "/bin/bash", "-c", _FEED, "multicri", nonce))
-    return _WITH_PIPES.replace("@SRUN@", words)
+    start = ("/bin/bash", "-c", _FEED, "multicri", nonce)
+    return _WITH_PIPES.replace("@SRUN@", shlex.join(_there(way, job_id, node, directory, start)))
+
+
+def _there(way: Way, job_id: JobId, node: str, directory: str, start: Sequence[str], *options: str) -> tuple[str, ...]:
+    """The words that start a program on the node. options: of srun."""
+    if way == "srun":
+        return (*_srun(job_id, node, directory), *options, *start)
+    script = f"cd {shlex.quote(directory)} && exec env SLURM_JOB_ID={job_id} {shlex.join(start)}"
+    encoded = base64.b64encode(script.encode("utf-8", "surrogateescape")).decode()
+    return ("ssh", *_SSH_OPTIONS, "--", node, f"exec sh -c 'eval \"$(echo {encoded} | base64 -d)\"'")
 
 
 def _srun(job_id: JobId, node: str, directory: str) -> tuple[str, ...]:

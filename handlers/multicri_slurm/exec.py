@@ -1,4 +1,7 @@
-"""A further process in a container that runs: one ``srun --overlap`` in its job, over the kept SSH connection."""
+"""A further process in a container that runs: by the agent in its job, or else by one ``srun --overlap`` of its own.
+
+Both go over the kept SSH connection.
+"""
 
 import asyncio
 import secrets
@@ -6,12 +9,15 @@ from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from multicri_proxy.api.adapter import OutputStream
 from multicri_proxy.api.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from multicri_proxy.api.streams import Reader, Streams, TerminalSize, Writer
 from multicri_proxy.api.tasks import Tasks
-from multicri_slurm.entering import feeding_script_of, script_of
+from multicri_slurm import agent
+from multicri_slurm.agents import Agents
+from multicri_slurm.entering import feeding_script_of, script_of, words_on_node
 from multicri_slurm.marks import Marks
 from multicri_slurm.retries import within
 from multicri_slurm.running import Running
@@ -21,18 +27,34 @@ if TYPE_CHECKING:
     from multicri_slurm.accounts import Account
 
 PIECE_BYTES = 32 * 1024
-MOST_OF_AN_ACCOUNT = 64
+MOST_COMMANDS, MOST_STEPS = 256, 64
+
+
+class Process(Protocol):
+    """One on a node, wherever it was begun."""
+
+    async def read(self, stream: OutputStream, max_bytes: int) -> bytes:
+        """Some output; none at its end."""
+        ...
+
+    async def write(self, data: bytes) -> None: ...
+
+    def end_input(self) -> None: ...
+
+    def resize(self, size: TerminalSize) -> None: ...
 
 
 class Execs:
-    """At most so many at once for each account: each holds a session of sshd and a step of its job."""
+    """At most so many at once for each account; fewer of those that hold a step of their job and a session of sshd."""
 
-    def __init__(self) -> None:
-        self._running: Counter[Account] = Counter()
+    def __init__(self, agents: Agents) -> None:
+        self._agents = agents
+        self._commands: Counter[Account] = Counter()
+        self._steps: Counter[Account] = Counter()
 
     async def run(self, running: Running, command: Sequence[str], streams: Streams) -> int:
         """As CanExec.exec has it."""
-        nonce = secrets.token_hex(16)
+        nonce, ranks = secrets.token_hex(16), running.record.allocation is None
         script = script_of(
             job_id=running.job_id,
             node=running.node,
@@ -41,56 +63,99 @@ class Execs:
             command=command,
             stdin=streams.stdin is not None,
             terminal=streams.tty,
-            ranks=running.record.allocation is None,
+            ranks=ranks,
         )
-        async with self._one_more(running):
-            return await _run(running, script, nonce, streams)
+        async with _one_more(self._commands, MOST_COMMANDS, running), self._agents.of(running) as link:
+            if link is None:
+                if running.cluster.settings.exec_by == "ssh":
+                    raise self._agents.why_none(running)
+                return await self._step(running, script, nonce, streams)
+            mode = agent.TERMINAL if streams.tty else agent.PIPES if streams.stdin is not None else agent.NO_INPUT
+            words = words_on_node(nonce, command, terminal=streams.tty, ranks=ranks)
+            async with link.command(mode, words) as process:
+                return await _run(running, process, nonce, streams)
 
     async def feed(self, running: Running, stdin: Reader) -> None:
         """Write to the stdin of the container's own process. Raises FailedPrecondition if it has none."""
         nonce = secrets.token_hex(16)
         script = feeding_script_of(
-            job_id=running.job_id, node=running.node, directory=running.record.directory, nonce=nonce
+            running.cluster.settings.exec_by,
+            job_id=running.job_id,
+            node=running.node,
+            directory=running.record.directory,
+            nonce=nonce,
         )
-        async with self._one_more(running):
-            await _run(running, script, nonce, Streams(stdin=stdin))
+        await self._step(running, script, nonce, Streams(stdin=stdin))
 
-    @asynccontextmanager
-    async def _one_more(self, running: Running) -> AsyncIterator[None]:
-        account = running.record.account
-        if self._running[account] >= MOST_OF_AN_ACCOUNT:
-            raise ResourceExhausted(f"{account}: {MOST_OF_AN_ACCOUNT} commands run in its containers already")
-        self._running[account] += 1
-        try:
-            yield
-        finally:
-            self._running[account] -= 1
-            self._running += Counter()  # without those that have none
+    async def _step(self, running: Running, script: str, nonce: str, streams: Streams) -> int:
+        cluster = running.cluster
+        async with (
+            _one_more(self._steps, MOST_STEPS, running),
+            cluster.process(script, terminal=streams.tty) as process,
+        ):
+            return await _run(running, _Step(process), nonce, streams)
 
 
-async def _run(running: Running, script: str, nonce: str, streams: Streams) -> int:
-    async with running.cluster.process(script, terminal=streams.tty) as process, Tasks() as tasks:
-        stdout, stderr = Marks(nonce), Marks(nonce)
-        begun = asyncio.Event()
-        done = asyncio.gather(
-            tasks.outcome("read stdout", partial(_copy, process.stdout, stdout, streams.stdout, begun)),
-            tasks.outcome("read stderr", partial(_copy, process.stderr, stderr, streams.stderr, begun)),
-        )
+@asynccontextmanager
+async def _one_more(counter: "Counter[Account]", most: int, running: Running) -> AsyncIterator[None]:
+    account = running.record.account
+    if counter[account] >= most:
+        raise ResourceExhausted(f"{account}: {most} commands run in its containers already")
+    counter[account] += 1
+    try:
+        yield
+    finally:
+        counter[account] -= 1
+        counter += Counter()  # without those that have none
+
+
+class _Step:
+    """A process of sshd's that has begun a step."""
+
+    def __init__(self, process: "asyncssh.SSHClientProcess[bytes]") -> None:
+        self._process = process
+
+    async def read(self, stream: OutputStream, max_bytes: int) -> bytes:
+        reader = self._process.stdout if stream is OutputStream.STDOUT else self._process.stderr
+        return await reader.read(max_bytes)
+
+    async def write(self, data: bytes) -> None:
+        self._process.stdin.write(data)
+        await self._process.stdin.drain()
+
+    def end_input(self) -> None:
+        self._process.stdin.write_eof()
+
+    def resize(self, size: TerminalSize) -> None:
+        self._process.change_terminal_size(size.columns, size.rows)
+
+
+async def _run(running: Running, process: Process, nonce: str, streams: Streams) -> int:
+    stdout, stderr = Marks(nonce), Marks(nonce)
+    begun = asyncio.Event()
+    copies = (
+        partial(_copy, process, OutputStream.STDOUT, stdout, streams.stdout, begun),
+        partial(_copy, process, OutputStream.STDERR, stderr, streams.stderr, begun),
+    )
+    async with Tasks() as tasks:
+        done = asyncio.gather(*(tasks.outcome("read what a command says", copy) for copy in copies))
         done.add_done_callback(lambda _: begun.set())
         limit_s = running.cluster.settings.command_timeout_s
         if not await within(begun, limit_s):
             raise Unavailable(f"{running}: Slurm did not begin the command within {limit_s:g} s")
         if streams.stdin is not None:
-            tasks.start("write stdin", partial(_feed, streams.stdin, process.stdin))
+            tasks.start("write stdin", partial(_feed, streams.stdin, process))
         if streams.sizes is not None:
             tasks.start("tell the terminal's size", partial(_resize, streams.sizes, process))
         await done
-        last = stdout if streams.tty else stderr
-        return _exit_code(running, stdout.word or last.word, (stderr.noise + stdout.noise).decode("utf-8", "replace"))
+    last = stdout if streams.tty else stderr
+    return _exit_code(running, stdout.word or last.word, (stderr.noise + stdout.noise).decode("utf-8", "replace"))
 
 
-async def _copy(reader: "asyncssh.SSHReader[bytes]", marks: Marks, writer: Writer | None, begun: asyncio.Event) -> None:
-    while piece := await reader.read(PIECE_BYTES):
+async def _copy(
+    process: Process, stream: OutputStream, marks: Marks, writer: Writer | None, begun: asyncio.Event
+) -> None:
+    while piece := await process.read(stream, PIECE_BYTES):
         own = marks.take(piece)
         if marks.begun:
             begun.set()
@@ -100,21 +165,20 @@ async def _copy(reader: "asyncssh.SSHReader[bytes]", marks: Marks, writer: Write
         await writer.write(own)
 
 
-async def _feed(stdin: Reader, writer: "asyncssh.SSHWriter[bytes]") -> None:
+async def _feed(stdin: Reader, process: Process) -> None:
     """Until its end, or until the process takes no more. A client that is gone ends the whole elsewhere."""
     try:
         while piece := await stdin.read(PIECE_BYTES):
-            writer.write(piece)
-            await writer.drain()
-        writer.write_eof()
+            await process.write(piece)
+        process.end_input()
     except (Unavailable, OSError, asyncssh.Error):
         return
 
 
-async def _resize(sizes: AsyncIterable[TerminalSize], process: "asyncssh.SSHClientProcess[bytes]") -> None:
+async def _resize(sizes: AsyncIterable[TerminalSize], process: Process) -> None:
     async for size in sizes:
         try:
-            process.change_terminal_size(size.columns, size.rows)
+            process.resize(size)
         except OSError:
             return
 

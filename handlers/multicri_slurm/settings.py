@@ -140,6 +140,9 @@ class Settings(Person):
     allowed_hosts: patterns (``*.hpc.example.org``) for pods' own CLUSTER_HOST; None for every host in known_hosts.
     prerun: shell text that is sourced before images are built and before each container.
     command_timeout_s: for one command in the cluster. build_timeout_s: for the build of one image.
+    exec_by: how commands get into a job: by ``srun --overlap``, or by the login host's own ssh to the job's node.
+    exec_agents: how many containers of one account may have an agent at a time, by which commands are run in them
+        without a step for each; it stays while commands come. 0: none has.
     poll_interval_s: how often jobs are asked for while nothing happens; it is faster after a submit or a stop.
     max_jobs: how many containers of this node may be created and not yet ended at a time.
     job_options_allowed: sbatch options, without dashes, that pods may use beyond those that are always allowed.
@@ -184,6 +187,8 @@ class Settings(Person):
     connect_timeout_s: Seconds = 20.0
     command_timeout_s: Seconds = 60.0
     build_timeout_s: Seconds = 3600.0
+    exec_by: Literal["srun", "ssh"] = "srun"
+    exec_agents: int = Field(default=16, ge=0, le=256)
     poll_interval_s: Seconds = 5.0
     max_jobs: Annotated[int, Field(ge=1)] | None = None
     image_builder: Literal["auto", "apptainer", "singularity", "charliecloud", "charliecloud-squashfs"] = "auto"
@@ -278,6 +283,8 @@ class Settings(Person):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         self._check_rest()
+        if self.exec_by == "ssh" and not self.exec_agents:
+            raise ValueError("exec_agents: with exec_by: ssh commands need them: must be 1 or more")
         if not self.place and (name := next((n for n in ("user", "users", "host_key") if getattr(self, n)), None)):
             raise ValueError(f"{name}: needs to know the cluster: set host, or rest_url")
         if self.pod_credentials == "forbid" and not (self.user or self.users):

@@ -4,7 +4,8 @@ import asyncio
 import hashlib
 import os
 import shlex
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,13 +80,13 @@ async def begun(
 
 
 async def ready(container: Container) -> Container:
-    """Once it is known to run: its first words may come before Slurm has told."""
+    """Once it is known to run: its first words may come before Slurm has told. Or once it is reached again."""
     async with asyncio.timeout(60):
         while True:
             try:
                 await container.sync("true")
             except grpc.aio.AioRpcError as error:
-                assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+                assert error.code() in {grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNAVAILABLE}
                 await asyncio.sleep(0.1)
             else:
                 return container
@@ -206,11 +207,12 @@ async def test_a_client_that_leaves_takes_its_command_along(container: Container
     await until_none_is_left(container, "sleep 4444")
 
 
-async def test_fifty_at_once_fit_into_few_sessions(bed: Testbed, idle: Container) -> None:
+async def test_a_hundred_at_once_fit_into_few_sessions(bed: Testbed, idle: Container) -> None:
     with sshd_with(bed, MaxSessions=10):
         kill_sessions(bed, "alice")
-        said = await asyncio.gather(*(idle.sync("sh", "-c", f"sleep 1; echo {number}") for number in range(50)))
-    assert [answer.stdout for answer in said] == [b"%d\n" % number for number in range(50)]
+        await ready(idle)
+        said = await asyncio.gather(*(idle.sync("sh", "-c", f"sleep 1; echo {number}") for number in range(100)))
+    assert [answer.stdout for answer in said] == [b"%d\n" % number for number in range(100)]
 
 
 async def test_a_dropped_connection_is_told_and_the_next_command_works(bed: Testbed, idle: Container) -> None:
@@ -225,12 +227,61 @@ async def test_a_dropped_connection_is_told_and_the_next_command_works(bed: Test
     await until_none_is_left(idle, "sleep 4445")
 
 
-async def test_a_probe_every_second_leaves_nothing_behind(bed: Testbed, idle: Container) -> None:
-    for _ in range(20):
+async def test_fifty_probes_are_one_step_which_ends_with_the_proxy(bed: Testbed, idle: Container, proxy: Proxy) -> None:
+    for _ in range(50):
         assert (await idle.sync("test", "-d", "/tmp")).exit_code == 0
+    (step,) = steps_of(bed, "alice")
+    job, number = step.split(".")
+    say_step = ["srun", f"--jobid={job}", "--overlap", "-n1", "--quiet", "sh", "-c", "echo $SLURM_STEP_ID"]
+    next_one = bed.cluster.run("login", say_step, user="alice", check=True).stdout
+    assert (number, next_one) == ("0", "1\n")
+    proxy.kill()
+    await until_no_step_runs(bed, "alice")
+    await proxy.start()
+    assert (await (await ready(idle)).sync("echo", "again")).stdout == b"again\n"
+
+
+def steps_of(bed: Testbed, user: str) -> list[str]:
+    """Those that run, but for the batch script's."""
+    listed = bed.cluster.run("login", ["squeue", "-h", "-s", "-u", user, "-o", "%i"], check=True).stdout.split()
+    return [step for step in listed if not step.endswith((".batch", ".extern"))]
+
+
+async def until_no_step_runs(bed: Testbed, user: str) -> None:
+    async with asyncio.timeout(60):
+        while steps_of(bed, user):
+            await asyncio.sleep(0.2)
+
+
+@pytest.fixture
+def no_python(bed: Testbed) -> Iterator[None]:
+    """Nodes on which no agent can run."""
+    for host in ("cn1", "cn2"):
+        bed.cluster.run(host, ["chmod", "a-x", "/usr/bin/python3"], check=True)
+    yield
+    for host in ("cn1", "cn2"):
+        bed.cluster.run(host, ["chmod", "a+x", "/usr/bin/python3"], check=True)
+
+
+async def test_where_no_agent_can_run_each_command_is_a_step(
+    bed: Testbed, no_python: None, idle: Container, proxy: Proxy
+) -> None:
+    await until_no_step_runs(bed, "alice")
+    assert "has no Python" in proxy.log.read_text()
+    said = await idle.sync("sh", "-c", "echo out; echo err >&2; exit 3")
+    assert (said.stdout, said.stderr, said.exit_code) == (b"out\n", b"err\n", 3)
+    shell = await Exec.start(await idle.url("sh", stdin=True, tty=True), "stdin", "stdout", "resize")
+    await shell.resize(101, 37)
+    while b"37 101" not in shell.streams["stdout"].data:
+        await shell.type(b"stty size\n")
         await asyncio.sleep(0.1)
-    steps = bed.cluster.run("login", ["squeue", "-h", "-s", "-u", "alice", "-o", "%i"], check=True).stdout.split()
-    assert not [step for step in steps if not step.endswith((".batch", ".extern"))]
+    await shell.type(b"exit 5\n")
+    assert (await shell.status())["details"]["causes"][0]["message"] == "5"
+    await shell.close()
+    exec_ = await Exec.start(await idle.url("sh", "-c", "echo begun; sleep 4446"), "stdout", "stderr")
+    await exec_.until_said(b"begun")
+    await exec_.close()
+    await until_none_is_left(idle, "sleep 4446")
 
 
 async def test_ports_of_the_job_are_reached_and_silent_ones_told(
@@ -262,7 +313,8 @@ async def test_attach_follows_what_the_container_says_from_now_on(
     request = cri.AttachRequest(container_id=container.container_id, stdout=True, stderr=True)
     url = (await kubelet.call(request, cri.AttachResponse)).url
     attached = await Exec.start(url, "stdout", "stderr")
-    await container.sync("touch", "/tmp/go")
+    with suppress(grpc.aio.AioRpcError):  # the container may have ended before its answer is here
+        await container.sync("touch", "/tmp/go")
     assert (await attached.status())["status"] == "Success"
     assert attached.streams["stdout"].data in (b"more\n", b"begun\nmore\n")
     assert attached.streams["stderr"].data == b"err\n"
