@@ -21,7 +21,7 @@ from multicri_charliecloud.cgroups import Cgroups, limit
 from multicri_charliecloud.directories import ContainerDirectory, Directories, Exit, Started
 from multicri_charliecloud.entering import run_inside
 from multicri_charliecloud.forwarding import connected
-from multicri_charliecloud.images import Images
+from multicri_charliecloud.images import MARK, Images
 from multicri_charliecloud.job import check, refusals
 from multicri_charliecloud.output import read_output
 from multicri_charliecloud.preparing import prepare
@@ -71,7 +71,9 @@ class CharliecloudAdapter:
             identity=self._identity,
             pool=context.images,
             builders=context.image_builders,
+            store=context.store,
             tasks=self._tasks,
+            counts=context.counts,
         )
         self._cgroups: Cgroups | None = None
         self._measured: dict[ContainerId, Measured] = {}
@@ -87,7 +89,7 @@ class CharliecloudAdapter:
         return "charliecloud"
 
     async def __aenter__(self) -> Self:
-        self._known = {ContainerId(key) for key, _ in await self._store.items()}
+        self._known = {ContainerId(key) for key, _ in await self._store.items() if key != MARK}
         await asyncio.to_thread(self._directories.make, self._identity)
         self._cgroups = await asyncio.to_thread(Cgroups.found)
         if self._cgroups is None:
@@ -118,9 +120,9 @@ class CharliecloudAdapter:
         await self._store.put(spec.id, b"")
         self._known.add(spec.id)
         try:
-            image = await self._images.ready(spec.image, spec.pod.namespace)
-            await asyncio.to_thread(directory.make, self._identity)
-            await self._images.copy(image, directory.image)
+            async with self._images.using(spec.image, spec.pod.namespace) as image:
+                await asyncio.to_thread(directory.make, self._identity)
+                await self._images.copy(image, directory.image)
             await asyncio.to_thread(self._limit, spec, directory)
             await asyncio.to_thread(prepare, spec, directory, ch_run, options, self._identity)
         except asyncio.CancelledError:
@@ -204,7 +206,8 @@ class CharliecloudAdapter:
         return connected(port)
 
     async def bring_image(self, image: Image, namespace: str) -> None:
-        await self._images.ready(image, namespace)
+        async with self._images.using(image, namespace):
+            pass
 
     def stored(self) -> Stored:
         return self._images.stored()
@@ -213,7 +216,7 @@ class CharliecloudAdapter:
         return self._images.builds(image_id)
 
     async def forget_image(self, image: Image) -> None:
-        self._images.forget(image)
+        await self._images.forget(image)
 
     async def _running(self, container_id: ContainerId) -> tuple[ContainerDirectory, Started]:
         """Raises FailedPrecondition if it does not run."""

@@ -2,22 +2,26 @@
 
 A build belongs to the image, not to the call that wanted it first: a PullImage or CreateContainer that is cancelled
 leaves it running, and the kubelet's retry joins it. There is one build at a time: ch-image does not wait for its
-storage's lock.
+storage's lock. What is being built has another name until it is complete and on disk.
 """
 
 import asyncio
 import os
 import shutil
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
 from multicri_charliecloud.programs import as_identity, environment, run
 from multicri_charliecloud.settings import Identity, Settings
+from multicri_proxy.api.adapter import Store
+from multicri_proxy.api.counts import ImageCounts
 from multicri_proxy.api.errors import FailedPrecondition, MulticriError
 from multicri_proxy.api.ids import ImageId
-from multicri_proxy.api.image import Build, Image, ImageBuilder, ImagePool, Stored
+from multicri_proxy.api.image import Build, Image, ImageBuilder, ImagePool, Stored, build_error
 from multicri_proxy.api.log import Log
 from multicri_proxy.api.tasks import Tasks
 
@@ -25,6 +29,8 @@ BUILDER = "charliecloud"
 SQUASHFS_SUFFIX = ".sqfs"
 CLEAN_TIMEOUT_S = 600.0
 LONGEST_LOG = 4096
+MARK = "images"
+"""Key in the adapter's store while there may be images: an adapter that remembers something is there from the start."""
 
 _log = Log("charliecloud.images")
 
@@ -40,20 +46,24 @@ class Images:
         identity: Identity | None,
         pool: ImagePool,
         builders: Sequence[ImageBuilder],
+        store: Store,
         tasks: Tasks,
+        counts: ImageCounts,
     ) -> None:
         self._directory = directory
         self._settings = settings
         self._identity = identity
         self._pool = pool
         self._builders = builders
+        self._store = store
         self._tasks = tasks
+        self._counts = counts
         self._one_at_a_time = asyncio.Lock()
         self._builds: dict[ImageId, asyncio.Future[Path]] = {}
         self._failures: dict[ImageId, str] = {}
         self._sizes: dict[ImageId, tuple[int, int]] = {}  # bytes and inodes
-        self._copies: Counter[Path] = Counter()
-        self._copied = asyncio.Condition()
+        self._users: Counter[ImageId] = Counter()
+        self._unused = asyncio.Condition()
 
     def adopt(self) -> None:
         """Take up what the process before has left: what the pool knows is measured, all else removed."""
@@ -71,17 +81,27 @@ class Images:
                     await self.remove(path)
                 except MulticriError as error:
                     _log.warning("what a build has left cannot be removed", path=path, error=error)
+        if found:
+            await self._store.put(MARK, b"")
         for image_id, path in found.items():
-            self._sizes[image_id] = await asyncio.to_thread(_size, path)
+            async with self._used(image_id):
+                if await asyncio.to_thread(path.exists):
+                    self._sizes[image_id] = await asyncio.to_thread(_size, path)
 
-    async def ready(self, image: Image, namespace: str) -> Path:
-        """What the image is on the node, built if it is not there. namespace: whose credentials a build may use.
+    @asynccontextmanager
+    async def using(self, image: Image, namespace: str) -> AsyncIterator[Path]:
+        """What the image is on the node, which stays until this is left; built if it is not there.
 
-        Raises FailedPrecondition with the last words of ch-image, Unavailable if it takes too long.
+        namespace: whose credentials a build may use.
+        Raises what a failed build means, with the last words of ch-image, Unavailable if it takes too long.
         """
+        async with self._used(image.id):
+            yield await self._ready(image, namespace)
+
+    async def _ready(self, image: Image, namespace: str) -> Path:
         build = self._builds.get(image.id)
         if build is None:
-            work = partial(self._ready, image, namespace)
+            work = partial(self._there, image, namespace)
             build = self._builds[image.id] = self._tasks.outcome(f"build {image.source}", work)
             build.add_done_callback(lambda _: self._builds.pop(image.id, None))
         return await asyncio.shield(build)
@@ -102,36 +122,43 @@ class Images:
             inodes_used=sum(inodes for _, inodes in self._sizes.values()),
         )
 
-    def forget(self, image: Image) -> None:
-        """Remove what was built of it, in the background: containers have copies of their own."""
+    async def forget(self, image: Image) -> None:
+        """Remove what was built of it: containers have copies of their own.
+
+        The room is there on return, for that is when a kubelet under disk pressure looks; in the background, if the
+        image is being built or copied.
+        """
         self._failures.pop(image.id, None)
 
         async def remove() -> None:
-            if (build := self._builds.get(image.id)) is not None:
-                await asyncio.wait({build})
-            if self._pool.find(image.id) is not None:  # pulled again meanwhile
-                return
-            self._sizes.pop(image.id, None)
             path = self._path(image.id)
-            async with self._copied:
-                await self._copied.wait_for(lambda: not self._copies[path] and not self._copies[_squashed(path)])
-            await self.remove(path, _squashed(path))
-            _log.info("image removed from the node", image_id=image.id, source=image.source)
+            gone = path.with_name(f"{path.name}.gone")
+            try:
+                await self.remove(gone)
+                async with self._unused:
+                    await self._unused.wait_for(lambda: not self._users[image.id])
+                    if self._pool.find(image.id) is not None:  # pulled again meanwhile
+                        return
+                    await asyncio.to_thread(_rename, path, gone)
+                self._sizes.pop(image.id, None)
+                if not self._sizes and not self._builds:
+                    await self._store.delete(MARK)
+                await self.remove(gone)
+            except (MulticriError, OSError) as error:
+                _log.warning("an image is left on the node until the next start", image_id=image.id, error=error)
+            else:
+                _log.info("image removed from the node", image_id=image.id, source=image.source)
 
-        self._tasks.start(f"remove image {image.id}", remove)
+        removal = self._tasks.outcome(f"remove image {image.id}", remove)
+        if not self._users[image.id]:
+            await asyncio.shield(removal)
 
     async def copy(self, image: Path, target: Path) -> None:
         """target: must not be there; its directory belongs to the same identity."""
         words: Sequence[str] = ("cp", "--archive", "--reflink=auto", str(image), str(target))
         if image.suffix == SQUASHFS_SUFFIX:
             words = ("unsquashfs", "-no-progress", "-quiet", "-no-xattrs", "-dest", str(target), str(image))
-        self._copies[image] += 1
-        try:
-            await self._run(words, self._settings.build_timeout_s)
-        finally:
-            self._copies[image] -= 1
-            async with self._copied:
-                self._copied.notify_all()
+        await self._run(words, self._settings.build_timeout_s)
 
     async def remove(self, *paths: Path) -> None:
         """Those that are there, with what a container has forbidden itself to write, and mount points of ours."""
@@ -142,43 +169,65 @@ class Images:
 
     # -- a build -------------------------------------------------------------------------------------------------
 
-    async def _ready(self, image: Image, namespace: str) -> Path:
-        directory = self._path(image.id)
-        for path in (directory, _squashed(directory)):
-            if await asyncio.to_thread(path.exists):
-                return path
-        self._failures.pop(image.id, None)
+    @asynccontextmanager
+    async def _used(self, image_id: ImageId) -> AsyncIterator[None]:
+        self._users[image_id] += 1
         try:
-            path = await self._build(image, namespace, directory)
-        except MulticriError as error:
-            self._failures[image.id] = str(error)[-LONGEST_LOG:]
-            raise
-        self._sizes[image.id] = await asyncio.to_thread(_size, path)
-        _log.info("image is on the node", image_id=image.id, source=image.source, path=path)
+            yield
+        finally:
+            self._users[image_id] -= 1
+            if not self._users[image_id]:
+                del self._users[image_id]
+                async with self._unused:
+                    self._unused.notify_all()
+
+    async def _there(self, image: Image, namespace: str) -> Path:
+        directory = self._path(image.id)
+        async with self._unused:  # it is not being removed
+            for path in (directory, _squashed(directory)):
+                if await asyncio.to_thread(path.exists):
+                    return path
+        self._failures.pop(image.id, None)
+        builder = self._builder()
+        await self._store.put(MARK, b"")
+        async with self._used(image.id), self._one_at_a_time:
+            begun = time.monotonic()
+            _log.info("building an image on the node", image_id=image.id, source=image.source)
+            try:
+                path = await self._build(image, namespace, builder, directory)
+            except MulticriError as error:
+                self._failures[image.id] = str(error)[-LONGEST_LOG:]
+                self._counts.built(builder.name, "failed", time.monotonic() - begun)
+                raise
+            took_s = time.monotonic() - begun
+            self._counts.built(builder.name, "ok", took_s)
+            self._sizes[image.id] = await asyncio.to_thread(_size, path)
+            size_bytes = self._sizes[image.id][0]
+        _log.info("image is on the node", image_id=image.id, took_s=round(took_s, 1), size_bytes=size_bytes, path=path)
         return path
 
-    async def _build(self, image: Image, namespace: str, directory: Path) -> Path:
-        builder = self._builder()
-        async with self._one_at_a_time:
-            building = directory.with_name(f"{directory.name}.building")
-            await self.remove(*await asyncio.to_thread(list, self._directory.glob(f"{building.name}*")))
-            recipe = builder.recipe(await self._pool.build_source(image, namespace), str(building))
-            try:
-                await asyncio.to_thread(self._write, recipe.files)
-                for words in recipe.commands:
-                    await self._run(words, self._settings.build_timeout_s, recipe.environment)
-            except FailedPrecondition as error:
-                cause = builder.cause(str(error))
-                raise FailedPrecondition(f"image {image.source}: {cause.value}: {error}") from error
-            finally:
-                await self.remove(*map(Path, recipe.files))
-            if self._settings.image_format == "directory":
-                return await asyncio.to_thread(building.rename, directory)
-            squashed = _squashed(building)
-            words = ("ch-convert", "-i", "dir", "-o", "squash", str(building), str(squashed))
-            await self._run(words, self._settings.build_timeout_s)
-            await self.remove(building)
-            return await asyncio.to_thread(squashed.rename, _squashed(directory))
+    async def _build(self, image: Image, namespace: str, builder: ImageBuilder, directory: Path) -> Path:
+        building = directory.with_name(f"{directory.name}.building")
+        recipe = builder.recipe(await self._pool.build_source(image, namespace), str(building))
+        await self._remove_remains(building)
+        made, final = building, directory
+        try:
+            await asyncio.to_thread(self._write, recipe.files)
+            for words in recipe.commands:
+                await self._run(words, self._settings.build_timeout_s, recipe.environment)
+            if self._settings.image_format == "squashfs":
+                made, final = _squashed(building), _squashed(directory)
+                words = ("ch-convert", "-i", "dir", "-o", "squash", str(building), str(made))
+                await self._run(words, self._settings.build_timeout_s)
+            await self._run(("sync", "--file-system", str(made)), CLEAN_TIMEOUT_S)
+            return await asyncio.to_thread(made.rename, final)
+        except FailedPrecondition as error:
+            raise build_error(f"image {image.source}", builder.cause(str(error)), str(error)) from error
+        finally:
+            await self._remove_remains(building)
+
+    async def _remove_remains(self, building: Path) -> None:
+        await self.remove(*await asyncio.to_thread(list, self._directory.glob(f"{building.name}*")))
 
     def _builder(self) -> ImageBuilder:
         for builder in self._builders:
@@ -204,6 +253,13 @@ class Images:
     async def _run(self, words: Sequence[str], timeout_s: float, more: Mapping[str, str] | None = None) -> None:
         env = environment(self._identity, str(self._directory)) | dict(more or {})
         await run(as_identity(words, self._identity), env, timeout_s)
+
+
+def _rename(image: Path, gone: Path) -> None:
+    """What goes is not taken to be there. On the disk."""
+    for path in (image, _squashed(image)):
+        if path.exists():
+            path.rename(gone)
 
 
 def _squashed(directory: Path) -> Path:

@@ -81,7 +81,7 @@ async def proxy(
     bed: Testbed, place: Path, who: str, endpoints: str, config: str, kind: Callable[[Path, Path], Proxy]
 ) -> AsyncIterator[Proxy]:
     daemon = place / "daemon"
-    daemon.mkdir()
+    daemon.mkdir(exist_ok=True)
     certificate = place / "ca.crt"
     images = IMAGES.format(registry=bed.registry.address, certificate=certificate)
     text = config.format(directory=daemon / "charliecloud", endpoints=endpoints, images=images)
