@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from multicri_proxy.api.adapter import Phase, Report
 from multicri_proxy.api.ids import ContainerId
-from multicri_slurm.script import EXITED, PRERUN_FAILED, REQUEUED
+from multicri_slurm.script import EXITED, MPI_FAILED, PRERUN_FAILED, REQUEUED
 from multicri_slurm.states import JobState, with_canceller
 
 _LINE = re.compile(r"([a-z_]+)=([A-Za-z0-9]*)", re.ASCII)
@@ -97,6 +97,8 @@ def report_of(container_id: ContainerId, job: str, ending: Ending) -> Report:
         message = f"{job} {with_canceller(ending.state_text)}" if told else ""
         if own == PRERUN_FAILED:
             message = f"the prerun text ended with code {code} in {job}; the container was not started"
+        if own == MPI_FAILED:
+            message = f"srun starts no ranks on the nodes of {job}; the container was not started"
         if own == REQUEUED:
             message = f"{job} was requeued, which ended the container; it does not run twice"
     elif state is not None:

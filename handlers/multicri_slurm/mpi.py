@@ -1,7 +1,8 @@
 """An MPI job: who starts its ranks, and in which words. Pure.
 
 ``srun --mpi=pmix`` starts them where the cluster's Slurm has PMIx, else the cluster's own ``mpirun $MPI_FLAGS``. Either
-starts one container for each rank. MPI_FLAGS are mpirun's, so that any but the number of ranks asks for mpirun.
+starts one container for each rank. MPI_FLAGS are mpirun's, so that any but the number of ranks asks for mpirun. What
+Slurm offers is the login host's word: whether the nodes can do it, the job finds out.
 
 mpirun itself runs outside of any container: only flags of a list reach it, with values of their form. A word of a pod
 there could be a program, and one of its parameters the path of a library.
@@ -69,6 +70,22 @@ class Mpi:
         return (f"--ntasks={self.ranks}",) if self.ranks is not None else ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launcher:
+    """What starts a container, or one for each rank: the words before its own.
+
+    mpi_type: for ``srun --mpi``, if it is srun that starts them.
+    instead: the words if the nodes lack that type; empty if nothing else will do.
+    """
+
+    words: tuple[str, ...] = ()
+    mpi_type: str = ""
+    instead: tuple[str, ...] = ()
+
+
+NO_LAUNCHER = Launcher()
+
+
 def read_flags(text: str) -> tuple[str, ...]:
     """MPI_FLAGS as words. Raises InvalidArgument naming the flag that is wrong, and why."""
     try:
@@ -97,15 +114,15 @@ def types_named(lines: Iterable[str]) -> frozenset[str]:
     return frozenset(word.strip() for word in last if _TYPE.fullmatch(word.strip()))
 
 
-def launcher(mpi: Mpi, offered: Collection[str], options: Sequence[str]) -> tuple[str, ...]:
-    """The words before the container's.
+def launcher(mpi: Mpi, offered: Collection[str], options: Sequence[str]) -> Launcher:
+    """What starts the ranks.
 
     offered: the types that ``srun --mpi=list`` names. options: of the job, clean.
     Raises FailedPrecondition if the pod names a type that the cluster does not offer.
     """
     starter = mpi.starter or _best(mpi, offered)
     if starter == MPIRUN:
-        return (MPIRUN, *mpi.flags)
+        return Launcher(words=(MPIRUN, *mpi.flags))
     if starter not in offered:
         raise FailedPrecondition(
             f"annotation {PREFIX}mpi={starter}, or the setting mpi: "
@@ -117,7 +134,7 @@ def launcher(mpi: Mpi, offered: Collection[str], options: Sequence[str]) -> tupl
         words.append(f"--ntasks={mpi.ranks}")
     if (cpus := values_of(options).get("cpus-per-task")) is not None:
         words.append(f"--cpus-per-task={cpus}")  # from 22.05 on srun does not take it from the job
-    return tuple(words)
+    return Launcher(words=tuple(words), mpi_type=starter, instead=() if mpi.starter else (MPIRUN, *mpi.flags))
 
 
 def _best(mpi: Mpi, offered: Collection[str]) -> str:

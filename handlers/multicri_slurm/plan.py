@@ -21,7 +21,7 @@ from multicri_slurm.environment import (
     check_sizes,
     home_of,
 )
-from multicri_slurm.mpi import Mpi, launcher, read_flags
+from multicri_slurm.mpi import NO_LAUNCHER, Launcher, Mpi, launcher, read_flags
 from multicri_slurm.pod_model import ONE_NODE, check_step, pod_model_of
 from multicri_slurm.precedence import asks_for_gpus, settled
 from multicri_slurm.prerun import prerun_of
@@ -118,9 +118,9 @@ def _mpi(variables: Variables, annotations: Annotations, settings: Settings) -> 
     )
 
 
-def launcher_of(the_plan: Plan, site: Site) -> tuple[str, ...]:
-    """The words before the container's. Raises FailedPrecondition if the cluster has not what an MPI job wants."""
-    return launcher(the_plan.mpi, site.mpi_types, the_plan.options) if the_plan.mpi is not None else ()
+def launcher_of(the_plan: Plan, site: Site) -> Launcher:
+    """What starts the ranks. Raises FailedPrecondition if the cluster has not what an MPI job wants."""
+    return launcher(the_plan.mpi, site.mpi_types, the_plan.options) if the_plan.mpi is not None else NO_LAUNCHER
 
 
 def programs_of(builders: Sequence[ImageBuilder]) -> frozenset[str]:

@@ -334,6 +334,7 @@ async def test_an_allocation_that_somebody_requeues_ends_and_no_container_runs_t
     container = await kubelet.create_container(pod, image, command=STAYS, env=account)
     await kubelet.start(container)
     job = await running(kubelet, container)
+    await kubelet.wait_for_log(pod, "up\n")
     bed.cluster.run("login", ["scontrol", "update", f"JobId={job['job_id']}", "Requeue=1"], check=True)
     bed.cluster.run("login", ["scontrol", "requeue", job["job_id"]], check=True)
     assert (await kubelet.wait_until_exited(container)).reason == "Requeued"

@@ -1,9 +1,16 @@
 """Who starts the ranks of an MPI job."""
 
+import os
+import subprocess
+import time
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from multicri_slurm.mpi import Mpi, launcher, read_flags, types_named
+from multicri_slurm.mpi import Launcher, Mpi, launcher, read_flags, types_named
+from multicri_slurm.runtimes import Container, Runtime
+from multicri_slurm.script import ContainerScript
 
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument
 
@@ -40,11 +47,17 @@ def test_the_types_of_srun_are_read_whatever_its_version() -> None:
 def test_pmix_is_preferred_where_the_cluster_has_it_and_the_pod_can_use_it(
     mpi: Mpi, offered: frozenset[str], words: str
 ) -> None:
-    assert " ".join(launcher(mpi, offered, ())) == words
+    assert " ".join(launcher(mpi, offered, ()).words) == words
+
+
+def test_mpirun_stands_in_for_srun_unless_somebody_has_chosen() -> None:
+    assert launcher(Mpi(version="5", flags=("-np", "2")), PMIX, ()).instead == ("mpirun", "-np", "2")
+    assert launcher(Mpi(starter="pmix"), PMIX, ()).instead == ()
+    assert launcher(Mpi(starter="mpirun"), PMIX, ()) == Launcher(words=("mpirun",))
 
 
 def test_ranks_get_the_cpus_that_the_job_has_for_each_task() -> None:
-    assert "--cpus-per-task=3" in launcher(Mpi(version="5"), PMIX, ["--cpus-per-task=3"])
+    assert "--cpus-per-task=3" in launcher(Mpi(version="5"), PMIX, ["--cpus-per-task=3"]).words
 
 
 def test_a_type_that_the_cluster_has_not_is_refused_with_those_that_it_has() -> None:
@@ -94,3 +107,40 @@ def test_no_text_becomes_a_word_that_is_neither_a_flag_nor_its_value(text: str) 
     except InvalidArgument:
         return
     assert all(word.isprintable() and not set(word) & set(";$`|&<>'\"\\ ") for word in words)
+
+
+def script_in(directory: Path, **programs: str) -> tuple[list[str], dict[str, str]]:
+    """How to run a job's script with srun and mpirun in this directory, where these programs come first in PATH."""
+    script = ContainerScript(
+        directory=str(directory),
+        launcher=launcher(Mpi(version="5", flags=("-np", "2")), PMIX, ()),
+        container=Container(
+            runtime=Runtime(kind="apptainer"), image="/i.sif", command=("/app",), args=(), working_dir="", mpi=True
+        ),
+    )
+    (directory / "bin").mkdir()
+    for name, text in programs.items():
+        (directory / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
+        (directory / "bin" / name).chmod(0o755)
+    path = f"{directory}/bin:/usr/bin:/bin"
+    return ["bash", "-c", script.render()], {"PATH": path, "SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2"}
+
+
+def test_where_a_step_hangs_with_pmix_mpirun_starts_the_ranks(tmp_path: Path) -> None:
+    argv, env = script_in(tmp_path, timeout="exit 124  # as if srun had hung", mpirun='echo "ranks: $*"')
+    subprocess.run(argv, env=env, check=True, timeout=60)
+    assert (tmp_path / "stdout").read_text().startswith("ranks: -np 2 apptainer --quiet exec ")
+    assert "mpirun starts the ranks" in (tmp_path / "stderr").read_text()
+
+
+def test_a_stop_does_not_wait_for_a_step_that_hangs(tmp_path: Path) -> None:
+    argv, env = script_in(tmp_path, timeout='echo; exec 1>&2; read -r <> "$0.fifo"', mpirun="echo never")
+    os.mkfifo(tmp_path / "bin/timeout.fifo")
+    with subprocess.Popen(argv, env=env, start_new_session=True) as job:
+        while not ((tmp_path / "trial").exists() and (tmp_path / "trial").read_text()):  # it tries, with its traps set
+            time.sleep(0.02)
+        job.terminate()
+        assert job.wait(timeout=60) == 143
+        (tmp_path / "bin/timeout.fifo").write_text("go\n")
+    assert "reason=Cancelled\n" in (tmp_path / "exit").read_text()
+    assert not (tmp_path / "stdout").read_text()

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from multicri_slurm.allocation_script import AllocationScript, step_files
+from multicri_slurm.mpi import Launcher
 from multicri_slurm.runtimes import Container, ImageConfig, Runtime, container_words
 from multicri_slurm.script import ContainerScript, JobScript, comment_of, quoted, render
 
@@ -60,12 +61,22 @@ JOBS = {
     "mpi-srun": job(
         container(command=("/app/solve",), mpi=True),
         options=("--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=2"),
-        launcher=("srun", "--mpi=pmix", "--kill-on-bad-exit=1", "--cpus-per-task=2"),
+        launcher=Launcher(
+            words=("srun", "--mpi=pmix", "--kill-on-bad-exit=1", "--cpus-per-task=2"),
+            mpi_type="pmix",
+            instead=("mpirun", "-np", "4"),
+        ),
     ),
     "mpi": job(
         container(command=("/app/solve",), mpi=True),
         options=("--nodes=2", "--ntasks=8"),
-        launcher=("mpirun", "-np", "8", "--mca", "btl", "tcp,self"),
+        launcher=Launcher(words=("mpirun", "-np", "8", "--mca", "btl", "tcp,self")),
+    ),
+    "measured": job(container(), measured="job"),
+    "mpi-measured": job(
+        container(command=("/app/solve",), mpi=True),
+        launcher=Launcher(words=("srun", "--mpi=pmix"), mpi_type="pmix"),
+        measured="job",
     ),
     "everything": job(
         container(args=("--flag",), gpu=True, working_dir="/work"),

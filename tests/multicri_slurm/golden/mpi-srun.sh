@@ -28,7 +28,8 @@ multicri_descendants() { # process
   done
 }
 multicri_term() {
-  if squeue -h -s -j "$SLURM_JOB_ID" -o %i | grep -q '[.][0-9]'; then
+  if [ "${multicri_launcher[0]}" = srun ] &&
+    squeue -h -s -j "$SLURM_JOB_ID" -o %i | grep -q '[.][0-9]'; then
     scancel --signal=TERM "$SLURM_JOB_ID" # to the tasks of its steps, but not to this script
   else
     kill -TERM "$(head -n 1 process)"
@@ -66,6 +67,23 @@ printf '%s\n' "$SLURM_JOB_ID" > claim/job
 : >> stderr
 [ ! -e cancelled ] || multicri_finish 137 Cancelled
 
+multicri_launcher=(srun --mpi=pmix --kill-on-bad-exit=1 --cpus-per-task=2)
+multicri_instead=(mpirun -np 4)
+timeout -k 5 "$((60 + SLURM_JOB_NUM_NODES))" srun --mpi=pmix --job-name=multicri-mpi --cpu-bind=none \
+  --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 echo up < /dev/null > trial &
+wait $!
+if [ "$(grep -c '^up$' trial)" != "$SLURM_JOB_NUM_NODES" ] && [ -z "$multicri_signalled" ]; then
+  if [ "${#multicri_instead[@]}" = 0 ]; then
+    echo 'multicri: the annotation slurm.multicri.io/mpi: mpirun is the other way' >&2
+    multicri_finish 1 MpiFailed
+  elif ! command -v mpirun > /dev/null; then
+    echo 'multicri: nor is there mpirun in PATH: load it in CLUSTER_CONFIG' >&2
+    multicri_finish 1 MpiFailed
+  fi
+  echo 'multicri: srun --mpi=pmix does not work on the nodes of this job: mpirun starts the ranks' >> stderr
+  multicri_launcher=("${multicri_instead[@]}")
+fi
+
 case $multicri_signalled in
   TERM) multicri_finish 143 Cancelled ;;
   KILL) multicri_finish 137 Cancelled ;;
@@ -78,7 +96,7 @@ set -m # a process group of its own for the container
   (
     printf '%s\n' "$BASHPID" "$multicri_working_dir" > process.tmp && mv process.tmp process
     umask 022
-    exec srun --mpi=pmix --kill-on-bad-exit=1 --cpus-per-task=2 apptainer --quiet exec --no-mount home,cwd --no-eval --writable-tmpfs --no-home --pwd / --env-file env /home/alice/multi-cri/images/0123.sif /app/solve
+    exec "${multicri_launcher[@]}" apptainer --quiet exec --no-mount home,cwd --no-eval --writable-tmpfs --no-home --pwd / --env-file env /home/alice/multi-cri/images/0123.sif /app/solve
   ) < /dev/null >> stdout 2>> stderr
   multicri_code=$?
   # Apptainer ends with 128 and what it could not pass on any more: that may be the CONT which Slurm sends before TERM
