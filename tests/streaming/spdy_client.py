@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from multicri_proxy.streaming.spdy import DICTIONARY
 
+PATIENCE_S = 120.0
 SYN_STREAM, SYN_REPLY, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 1, 2, 3, 4, 6, 7, 9
 
 
@@ -111,7 +112,7 @@ class Spdy:
         await self.writer.drain()
 
     async def until(self, true: Any) -> None:
-        async with self.changed:
+        async with asyncio.timeout(PATIENCE_S), self.changed:
             await self.changed.wait_for(lambda: true() or self.gone)
         assert true(), "the server has left"
 

@@ -9,7 +9,7 @@ import struct
 from contextlib import suppress
 from typing import Any
 
-from streaming.spdy_client import upgraded
+from streaming.spdy_client import PATIENCE_S, upgraded
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
@@ -68,7 +68,7 @@ class WebSocket:
             await self.frame(BINARY, bytes([channel]) + data)
 
     async def until(self, true: Any) -> None:
-        async with self.changed:
+        async with asyncio.timeout(PATIENCE_S), self.changed:
             await self.changed.wait_for(lambda: true() or self.gone)
         assert true(), f"the server has left: {self.said}"
 
