@@ -1,5 +1,6 @@
 """How each container runtime makes an image."""
 
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -8,6 +9,8 @@ from multicri_proxy.api.errors import FailedPrecondition
 from multicri_proxy.api.image import BuildCause, BuildSource, ImageBuilder, Recipe, RegistryAuth
 
 DOCKER = "docker://"
+LOCAL_IMAGE, LOCAL_DEFINITION = "local-image", "local-def-file"
+"""Schemes of files in a container's volume. In a cluster, the URI of a definition has its absolute path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,7 @@ class _Sif:
     """
 
     name: str
-    schemes: frozenset[str] = frozenset({"docker", "oras", "library", "shub"})
+    schemes: frozenset[str] = frozenset({"docker", "oras", "library", "shub", LOCAL_IMAGE, LOCAL_DEFINITION})
 
     @property
     def programs(self) -> tuple[str, ...]:
@@ -32,6 +35,8 @@ class _Sif:
         return ".sif"
 
     def recipe(self, source: BuildSource, target: str) -> Recipe:
+        if source.uri.startswith(f"{LOCAL_DEFINITION}:/"):
+            return self._of_definition(source.uri.partition(":")[2], target)
         # its cache is the account's, and two builds at once read what the other has half written
         words = [self.name, "build", "--disable-cache"]
         environment: dict[str, str] = {}
@@ -50,6 +55,11 @@ class _Sif:
             files[f"{target}.auth"] = source.auth.docker_config(source.registry)
         return Recipe(commands=((*words, target, _uri(source.uri, self)),), environment=environment, files=files)
 
+    def _of_definition(self, path: str, target: str) -> Recipe:
+        """What it names by relative paths is beside it."""
+        words = ("sh", "-c", 'cd -- "$1" && shift && exec "$@"', "sh", posixpath.dirname(path))
+        return Recipe(commands=((*words, self.name, "build", "--disable-cache", target, path),))
+
     def cause(self, log: str) -> BuildCause:
         return cause_of(log)
 
@@ -67,7 +77,7 @@ class _Charliecloud:
 
     name: str
     suffix: str
-    schemes: frozenset[str] = frozenset({"docker"})
+    schemes: frozenset[str] = frozenset({"docker", LOCAL_IMAGE})
 
     @property
     def programs(self) -> tuple[str, ...]:
@@ -126,7 +136,7 @@ def _uri(uri: str, builder: ImageBuilder) -> str:
     """As its program takes it: without the tag, if there is a digest, since ch-image knows one or the other."""
     scheme, _, rest = uri.partition("://")
     if scheme not in builder.schemes or not rest:
-        possible = ", ".join(sorted(builder.schemes))
+        possible = ", ".join(sorted(builder.schemes - {LOCAL_IMAGE, LOCAL_DEFINITION}))
         raise FailedPrecondition(f"image source {uri!r}: {builder.name} builds from {possible} only")
     name, at, digest = rest.partition("@")
     directory, slash, last = name.rpartition("/")

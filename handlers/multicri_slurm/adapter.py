@@ -154,7 +154,7 @@ class SlurmAdapter:
         cluster = self._cluster(the_plan.login)
         cluster.check_options(the_plan.options)
         site = await self._stager.site(the_plan, cluster)
-        self._stager.check(the_plan, site)
+        self._stager.check(the_plan, site, volumes)
         record = Record(
             container_id=spec.id,
             stage=Stage.STAGING,

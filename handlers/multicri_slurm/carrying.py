@@ -119,6 +119,10 @@ class Carrier:
                 return f"{_mounted(site, volume, settings)}/{spec.pod.sandbox_id}/{spec.id}"
         return ""
 
+    def mounted(self, site: Site, volume: Volume, settings: Settings) -> str:
+        """Where the cluster has mounted a volume of results."""
+        return _mounted(site, volume, settings)
+
     async def carry(self, volumes: tuple[Volume, ...], place: Place) -> Carried:
         """Make the container's directory, and write what it mounts.
 

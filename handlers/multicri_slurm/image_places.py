@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 from multicri_proxy.api.adapter import Store
 from multicri_proxy.api.errors import FailedPrecondition
@@ -13,28 +13,28 @@ from multicri_slurm.records import OF_IMAGES
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImagePlace:
-    """An image in an account's directory, which is absolute."""
+    """An image in an account's directory, which is absolute.
+
+    content: what it was made of, as hexadecimal digits, if its id does not tell.
+    """
 
     image_id: ImageId
     profile: str
     account: Account
     directory: str
+    content: str = ""
 
     def __str__(self) -> str:
         return f"{self.account}:{self.directory}"
 
     @property
     def name(self) -> str:
-        """The digits of the image's id."""
-        return self.image_id.removeprefix("sha256:")
+        """The digits that its files are named by: those of its id, unless there is more to tell."""
+        return self.content or self.image_id.removeprefix("sha256:")
 
     @property
     def key(self) -> str:
-        return f"{OF_IMAGES}{self.image_id} {self.profile} {self}"
-
-    def of_image(self, image_id: ImageId) -> "ImagePlace":
-        """The place of another one, beside it."""
-        return replace(self, image_id=image_id)
+        return f"{OF_IMAGES}{self.image_id} {self.profile} {self}{f' {self.content}' if self.content else ''}"
 
 
 class ImagePlaces:
@@ -66,6 +66,11 @@ class ImagePlaces:
         if self._sizes.get(place) != size_bytes:
             await self._store.put(place.key, json.dumps(asdict(place) | {"size_bytes": size_bytes}).encode())
             self._sizes[place] = size_bytes
+
+    def beside(self, place: ImagePlace, name: str) -> ImagePlace | None:
+        """The place of another image in the same directory, by the name of its files."""
+        same = (place.profile, str(place), name)
+        return next((other for other in self._sizes if (other.profile, str(other), other.name) == same), None)
 
     async def drop(self, place: ImagePlace) -> None:
         await self._store.delete(place.key)

@@ -213,6 +213,32 @@ Says done=there, done=built and size=KiB, evicted=NAME KiB, done=broken if the f
 error=busy|unlockable, or error=failed with lines of log.
 """
 
+LOOK: Final = (
+    TOOLS
+    + r"""
+main() { # volume file kind
+  top=$(realpath -e -- "$1" 2>/dev/null) && file=$(realpath -e -- "$1/$2" 2>/dev/null) || { say done=missing; return; }
+  case $file in "$top"/*) ;; *) say done=outside; return;; esac
+  [ -f "$file" ] && [ -r "$file" ] || { say done=unreadable; return; }
+  if [ "$3" = local-def-file ]; then
+    [ "$(stat -c %s -- "$file")" -le 1048576 ] || { say done=large; return; }
+    say "sum=$(sha256sum < "$file")"
+    say done=definition
+  elif [ "$(dd if="$file" bs=1 skip=32 count=9 2>/dev/null)" = SIF_MAGIC ]; then say done=sif
+  elif [ "$(head -c 4 -- "$file")" = hsqs ]; then
+    ! unsquashfs -cat "$file" ch/environment >/dev/null 2>&1 || say environment=yes
+    say "config=$(unsquashfs -cat "$file" ch/config.pulled.json 2>/dev/null | head -c 200000 | base64 -w 0)"
+    say done=squashfs
+  else say done=unknown
+  fi
+}
+main "$@"
+"""
+)
+"""Says done=sif, done=squashfs with environment=yes and config=base64 of what Charliecloud keeps in it, or
+done=definition with its sum; else done=missing|outside|unreadable|large|unknown.
+"""
+
 FORGET: Final = (
     _TOOLS
     + r"""

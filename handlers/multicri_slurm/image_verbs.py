@@ -111,6 +111,11 @@ class ImageVerbs(ABC):
             raise Unavailable(f"{self.login.account}: {directory}/{file_name} is being used, built or removed")
         return None if found.get("done") == ("broken",) else _built(found)
 
+    async def look_at_image(self, volume: str, file: str, scheme: str) -> Mapping[str, tuple[str, ...]]:
+        """What image_scripts.LOOK says of a file below a volume's directory."""
+        wait_s = self.settings.command_timeout_s
+        return await self._script(image_scripts.LOOK, volume, file, scheme, timeout_s=wait_s)
+
     async def forget_image(self, directory: str, name: str) -> bool:
         """Remove an image, of whatever builder, with all that is known of it; False if it is still needed."""
         found = await self._script(image_scripts.FORGET, directory, name)

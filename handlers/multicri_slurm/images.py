@@ -16,13 +16,14 @@ from functools import partial
 from multicri_proxy.api.counts import ImageCounts
 from multicri_proxy.api.errors import FailedPrecondition, MulticriError, Unavailable
 from multicri_proxy.api.ids import ImageId
-from multicri_proxy.api.image import Build, Image, ImageBuilder, ImageFile, ImagePool, build_error
+from multicri_proxy.api.image import Build, BuildSource, Image, ImageBuilder, ImageFile, ImagePool, build_error
 from multicri_proxy.api.log import Log
 from multicri_proxy.api.tasks import Tasks
 from multicri_slurm import image_scripts
 from multicri_slurm.image_places import ImagePlace, ImagePlaces
 from multicri_slurm.image_sending import send
 from multicri_slurm.image_verbs import BuildAnswer
+from multicri_slurm.local_images import DEFINITION, LocalFile
 from multicri_slurm.plan import Plan
 from multicri_slurm.sites import Site
 from multicri_slurm.verbs import ClusterVerbs
@@ -44,6 +45,7 @@ class _Wanted:
     builder: ImageBuilder
     suffix: str
     place: ImagePlace
+    definition: LocalFile | None
 
     @property
     def image(self) -> Image:
@@ -91,10 +93,20 @@ class Images:
             if self._pool.find(image_id) is None:
                 self._start_forgetting(image_id)
 
-    async def ready(self, plan: Plan, cluster: ClusterVerbs, site: Site, builder: ImageBuilder, holder: str) -> str:
+    async def ready(
+        self,
+        plan: Plan,
+        cluster: ClusterVerbs,
+        site: Site,
+        builder: ImageBuilder,
+        holder: str,
+        *,
+        definition: LocalFile | None = None,
+    ) -> str:
         """The image's path in the cluster, built unless it is there.
 
         holder: the container's directory; the image is there for as long as that is.
+        definition: the file in the cluster to build it of, if it comes from no registry.
         Raises what a failed build means, with its builder's last words.
         """
         place = ImagePlace(
@@ -102,11 +114,14 @@ class Images:
             profile=plan.profile.name,
             account=cluster.login.account,
             directory=_directory(plan, site),
+            content=definition.sum if definition else "",
         )
         suffix = builder.suffix
-        if suffix and not plan.profile.settings.build_in_cluster:
+        if suffix and definition is None and not plan.profile.settings.build_in_cluster:
             suffix = await self._pool.file_suffix(builder.name)
-        wanted = _Wanted(plan=plan, cluster=cluster, site=site, builder=builder, suffix=suffix, place=place)
+        wanted = _Wanted(
+            plan=plan, cluster=cluster, site=site, builder=builder, suffix=suffix, place=place, definition=definition
+        )
         for _ in range(BUILDS_OF_ONE_CALL):
             size_bytes = await cluster.use_image(place.directory, wanted.file_name, holder)
             if size_bytes is not None:
@@ -142,9 +157,9 @@ class Images:
         What the node has built is sent once for all of them.
         """
         who, namespace = wanted.cluster.login.digest(), wanted.plan.spec.pod.namespace
-        if wanted.plan.profile.settings.build_in_cluster:
+        if wanted.plan.profile.settings.build_in_cluster or wanted.definition is not None:
             name, work = f"build {wanted.image.source}", partial(self._build, wanted)
-            who = f"{who} {namespace}"
+            who = f"{who} {namespace} {wanted.place.content}"
         else:
             try:
                 file = await self._pool.file(wanted.image, namespace, wanted.builder.name)
@@ -180,7 +195,10 @@ class Images:
 
     async def _build(self, wanted: _Wanted) -> None:
         image, builder, place = wanted.image, wanted.builder, wanted.place
-        source = await self._pool.build_source(image, wanted.plan.spec.pod.namespace)
+        if wanted.definition is not None:
+            source = BuildSource(uri=f"{DEFINITION}:{wanted.definition.path}")
+        else:
+            source = await self._pool.build_source(image, wanted.plan.spec.pod.namespace)
         recipe = builder.recipe(source, wanted.temporary)
         environment = {f"{wanted.temporary}.env": image_scripts.environment_file(recipe.environment)}
         script = image_scripts.build_script({**recipe.files, **environment})
@@ -213,8 +231,9 @@ class Images:
         self._counts.evictions["cluster"] += len(answer.evicted)
         for evicted in answer.evicted:
             name = evicted.partition(" ")[0]
-            _log.info("an image was removed to make room", image_id=f"sha256:{name}", place=place)
-            await self._places.drop(place.of_image(ImageId(f"sha256:{name}")))
+            _log.info("an image was removed to make room", image=name, place=place)
+            if (other := self._places.beside(place, name)) is not None:
+                await self._places.drop(other)
 
     def _fail(self, place: ImagePlace, log: str) -> None:
         if len(self._failures) >= MOST_FAILURES:

@@ -6,9 +6,11 @@ from multicri_proxy.api.image import ImageBuilder
 from multicri_slurm.carrying import Carrier, Place
 from multicri_slurm.image_config import read_image_config
 from multicri_slurm.images import Images
+from multicri_slurm.local_images import LocalFile, check_definition, file_of, is_local, volume_of
 from multicri_slurm.plan import Plan, env_file_of, files_of, has_runtime, launcher_of, programs_of, runtime_of
 from multicri_slurm.prerun import prerun_of
 from multicri_slurm.records import Published
+from multicri_slurm.runtimes import Runtime
 from multicri_slurm.sites import Site
 from multicri_slurm.verbs import ClusterVerbs
 from multicri_slurm.volumes import Volume
@@ -33,8 +35,11 @@ class Stager:
             return site
         return await cluster.site(programs, plan.prerun)
 
-    def check(self, plan: Plan, site: Site) -> None:
+    def check(self, plan: Plan, site: Site, volumes: tuple[Volume, ...]) -> None:
         """Raises InvalidArgument or FailedPrecondition for what the cluster cannot do; touches nothing."""
+        if is_local(plan.spec.image):
+            check_definition(plan)
+            volume_of(plan.spec.image, volumes)
         _, runtime = runtime_of(site, self._builders, plan.profile.settings)
         env_file_of(plan, runtime)
         launcher_of(plan, site)
@@ -48,8 +53,14 @@ class Stager:
     ) -> tuple[Published, ...]:
         """Have the image built and the container's files written; returns what is to be kept fresh of its volumes."""
         builder, runtime = runtime_of(site, self._builders, plan.profile.settings)
-        image_path = await self._images.ready(plan, cluster, site, builder, directory)
-        config = await read_image_config(cluster, runtime, image_path)
+        if is_local(plan.spec.image):
+            local = await self._local(plan, volumes, cluster, site, runtime)
+            image_path, config = local.path, local.config
+            if local.form == "definition":
+                image_path = await self._images.ready(plan, cluster, site, builder, directory, definition=local)
+        else:
+            image_path = await self._images.ready(plan, cluster, site, builder, directory)
+            config = await read_image_config(cluster, runtime, image_path)
         place = Place(
             spec=plan.spec,
             cluster=cluster,
@@ -74,3 +85,12 @@ class Stager:
             files["stderr"] = (carried.notice.encode(), 0o600)  # the job appends to it
         await cluster.write_files(directory, files)
         return carried.published
+
+    async def _local(
+        self, plan: Plan, volumes: tuple[Volume, ...], cluster: ClusterVerbs, site: Site, runtime: Runtime
+    ) -> LocalFile:
+        """The image that the container brings in its volume."""
+        image = plan.spec.image
+        directory = self._carrier.mounted(site, volume_of(image, volumes), plan.profile.settings)
+        found = await cluster.look_at_image(directory, image.source.partition(":")[2], image.scheme)
+        return file_of(image, directory, found, runtime)

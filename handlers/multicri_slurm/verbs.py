@@ -66,6 +66,10 @@ class ClusterVerbs(Protocol):
         """Make an image of a file that was sent; None if it is not what was sent, and is gone."""
         ...
 
+    async def look_at_image(self, volume: str, file: str, scheme: str) -> Mapping[str, tuple[str, ...]]:
+        """What image_scripts.LOOK says of a file below a volume's directory."""
+        ...
+
     async def forget_image(self, directory: str, name: str) -> bool:
         """Remove an image, of whatever builder, with all that is known of it; False if it is still needed."""
         ...

@@ -85,7 +85,7 @@ async def test_a_name_that_is_none_is_refused_and_not_recorded() -> None:
     store = MemoryStore()
     async with pool_of(store) as images:
         with pytest.raises(InvalidArgument):
-            await images.pull(ImageRef("multicri/local-image.x"))
+            await images.pull(ImageRef("multicri/local-def-file.x"))
         assert store.rows == {}
 
 
@@ -139,10 +139,10 @@ async def test_pulls_are_counted_by_source_and_result() -> None:
     async with pool(context) as images:
         await images.pull(PERL)
         await images.pull(PERL_TOO)
-        for name in ("multicri/local-image.x", "multicri/nonsense"):
+        for name in ("multicri/local-def-file.x", "multicri/nonsense"):
             with pytest.raises(InvalidArgument):
                 await images.pull(ImageRef(name))
-    assert counts.pulls == {("docker", "ok"): 2, ("local-image", "failed"): 1, ("unknown", "failed"): 1}
+    assert counts.pulls == {("docker", "ok"): 2, ("local-def-file", "failed"): 1, ("unknown", "failed"): 1}
 
 
 async def test_a_plain_name_finds_what_was_pulled_by_one_in_each_of_its_forms() -> None:
