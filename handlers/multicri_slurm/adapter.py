@@ -54,6 +54,7 @@ from multicri_slurm.usage import Usages
 from multicri_slurm.verbs import ClusterVerbs
 from multicri_slurm.volumes import Kind
 from multicri_slurm.watching import Watching
+from multicri_slurm.way_back import Door, WaysBack
 
 SCRIPT_WAIT_S = 5.0
 CANCEL_WAIT_S = 60.0  # Slurm's KillWait is 30 s by default
@@ -86,7 +87,9 @@ class SlurmAdapter:
         self._allocations = Allocations(self._records)
         self._usages = Usages(self._records, self._board, self._tasks, self._cluster_of)
         self._running = RunningContainers(self._records, self._board, self._watching, self._cluster_of)
-        self._execs = Execs(Agents(self._tasks))
+        agents = Agents(self._tasks)
+        self._execs = Execs(agents)
+        self._ways_back = WaysBack(self._records, self._board, self._tasks, self._running, agents)
         self._submits: dict[ContainerId, asyncio.Future[None]] = {}
         self._sweeper = Sweeper(
             records=self._records,
@@ -108,6 +111,8 @@ class SlurmAdapter:
         await self._tasks.__aenter__()
         self._tasks.start("close idle connections", self._close_idle_connections)
         self._tasks.start("refresh volumes", self._refresher.run)
+        if any(profile.settings.way_back for profile in self._profiles.all()):
+            self._tasks.start("open ways back", self._ways_back.run)
         return self
 
     async def __aexit__(
@@ -150,6 +155,9 @@ class SlurmAdapter:
             await sshlib.load()
         if (known := self._records.get(spec.id)) is not None and known.stage is not Stage.STAGING:
             return
+        door = Door.new() if the_plan.way_back else None
+        if door is not None:
+            the_plan = replace(the_plan, env={**the_plan.env, **door.variables(the_plan.env)})
         volumes = await self._carrier.look(spec, profile.settings)
         cluster = self._cluster(the_plan.login)
         cluster.check_options(the_plan.options)
@@ -164,6 +172,7 @@ class SlurmAdapter:
             directory=self._stager.directory_of(the_plan, site),
             job_name=job_name_of(spec.id),
             results=self._carrier.results_of(spec, site, volumes, profile.settings),
+            way_back=self._records.sealed(door.to_bytes(), spec.id) if door is not None else b"",
             message_path=next((volume.host_path for volume in volumes if volume.kind is Kind.MESSAGE), ""),
         )
         try:

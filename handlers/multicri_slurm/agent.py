@@ -5,6 +5,9 @@ What it runs ends with it, and with the container; a command that ends takes its
 
 Both sides speak frames: kind, number of the command, length, and so many bytes. Of each stream no more is sent than
 there is credit for: `WINDOW_BYTES` at first, and what CREDIT gives. So a slow reader stops nobody else.
+
+Told to, it listens on a port of the node's loopback, too. Who connects there is a command that nobody has started: what
+it says is STDOUT, which it may end before it goes.
 """
 
 import contextlib
@@ -12,6 +15,7 @@ import fcntl
 import os
 import select
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -29,6 +33,9 @@ SIZE_OF_TERMINAL = struct.Struct(">HH")  # rows, columns
 CODE = struct.Struct(">B")
 
 START, INPUT, INPUT_END, CREDIT, RESIZE, KILL, STDOUT, STDERR, EXIT = range(1, 10)
+LISTEN, LISTENS, CONNECTION, OUTPUT_END = range(10, 14)
+OURS = 0x80000000  # begins the numbers of connections: who connects is told of by the agent
+PORT = struct.Struct(">H")
 TERMINAL, PIPES, NO_INPUT = b"terminal", b"pipes", b"no input"
 
 WINDOW_BYTES = 128 * 1024
@@ -38,6 +45,7 @@ MOST_OUTGOING_BYTES = 256 * 1024
 LOOK_MS, HURRIED_LOOK_MS = 2000, 200
 LAST_WORDS_S = 2.0
 MOST_ROUNDS = 100
+MOST_CONNECTIONS, BACKLOG = 128, 64
 PR_SET_CHILD_SUBREAPER = 36
 END_OF_INPUT = b"\x04"
 
@@ -53,7 +61,9 @@ class Command:
     outlets: by STDOUT and STDERR; credit: for each.
     """
 
-    def __init__(self, process: "subprocess.Popen[bytes]", inlet: "int | None", outlets: "dict[int, int]") -> None:
+    def __init__(
+        self, process: "subprocess.Popen[bytes] | None", inlet: "int | None", outlets: "dict[int, int]"
+    ) -> None:
         self.process = process
         self.inlet = inlet
         self.waiting = bytearray()
@@ -68,6 +78,35 @@ class Command:
             os.close(self.inlet)
         self.inlet = None
 
+    def close(self) -> None:
+        self.close_inlet()
+
+    def kill(self, container: "int | None") -> None:
+        if self.process is not None:
+            kill(self.process.pid, container)
+
+
+class Connection(Command):
+    """Somebody who has connected."""
+
+    def __init__(self, client: socket.socket) -> None:
+        super().__init__(None, os.dup(client.fileno()), {STDOUT: os.dup(client.fileno())})
+        self._client = client
+
+    def close_inlet(self) -> None:
+        with contextlib.suppress(OSError):
+            self._client.shutdown(socket.SHUT_WR)
+        super().close_inlet()
+
+    def kill(self, container: "int | None") -> None:
+        while self.outlets:
+            os.close(self.outlets.popitem()[1])
+        self.close()
+
+    def close(self) -> None:
+        super().close()
+        self._client.close()
+
 
 class Agent:
     """Serves whoever is at stdin and stdout. Every wait is in `_turn`."""
@@ -78,6 +117,8 @@ class Agent:
         self._outgoing = bytearray()
         self._hung_up = False
         self._hurried = False
+        self._listener: socket.socket | None = None
+        self._last_connection = 0
         self._container = Container()
         self._woken, waker = os.pipe()
         os.set_blocking(self._woken, False)
@@ -94,7 +135,7 @@ class Agent:
                 self._turn()
         finally:
             for command in self._commands.values():
-                kill(command.process.pid, self._container.pid)
+                command.kill(self._container.pid)
 
     def _hurry(self, number: int, stack: object) -> None:
         """Slurm ends the job, or only signals it: the container decides."""
@@ -116,6 +157,8 @@ class Agent:
         when(select.POLLIN, self._woken, self._reap)
         if self._outgoing:
             when(select.POLLOUT, 1, self._flush)
+        if self._listener is not None and len(self._outgoing) < MOST_OUTGOING_BYTES:
+            when(select.POLLIN, self._listener.fileno(), self._accept)
         for number, command in self._commands.items():
             if command.inlet is not None and (command.waiting or command.input_ends):
                 when(select.POLLOUT, command.inlet, partial(self._feed, number, command))
@@ -128,6 +171,8 @@ class Agent:
         for number, command in list(self._commands.items()):
             if command.exit_code is not None:
                 self._finish(number, command, command.exit_code)
+            elif command.process is None and command.inlet is None and not command.outlets:
+                self._forget(number, 0)
 
     def _may_send(self, command: Command, kind: int) -> bool:
         return command.credit[kind] > 0 and len(self._outgoing) < MOST_OUTGOING_BYTES
@@ -149,6 +194,8 @@ class Agent:
     def _obey(self, kind: int, number: int, payload: bytes) -> None:
         if kind == START:
             self._start(number, payload)
+        elif kind == LISTEN:
+            self._listen(payload)
         command = self._commands.get(number)
         if command is None:  # it has just ended
             return
@@ -164,7 +211,7 @@ class Agent:
             with contextlib.suppress(OSError):
                 fcntl.ioctl(command.inlet, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         elif kind == KILL:
-            kill(command.process.pid, self._container.pid)
+            command.kill(self._container.pid)
 
     def _flush(self) -> None:
         try:
@@ -223,6 +270,8 @@ class Agent:
 
     def _drain(self, number: int, command: Command, kind: int) -> bool:
         """Whether there may be more."""
+        if kind not in command.outlets:
+            return False
         try:
             data = os.read(command.outlets[kind], min(command.credit[kind], LARGEST_PIECE_BYTES))
         except BlockingIOError:
@@ -234,12 +283,18 @@ class Agent:
             self._outgoing += frame(kind, number, data)
             return True
         os.close(command.outlets.pop(kind))
+        if command.process is None:
+            self._outgoing += frame(OUTPUT_END, number)
         return False
 
     def _reap(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self._woken, 4096)
-        by_pid = {command.process.pid: command for command in self._commands.values() if command.exit_code is None}
+        by_pid = {
+            command.process.pid: command
+            for command in self._commands.values()
+            if command.process and command.exit_code is None
+        }
         with contextlib.suppress(ChildProcessError):
             while True:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -249,7 +304,7 @@ class Agent:
                 if command is not None:
                     kill(ended.si_pid, self._container.pid)  # while the number of its session is still its own
                 status = os.waitpid(ended.si_pid, 0)[1]
-                if command is not None:
+                if command is not None and command.process is not None:
                     code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
                     command.process.returncode = command.exit_code = code
 
@@ -262,9 +317,41 @@ class Agent:
                         os.close(command.outlets.pop(kind))
                     break
         if not command.outlets:
-            command.close_inlet()
-            del self._commands[number]
-            self._outgoing += frame(EXIT, number, CODE.pack(exit_code))
+            self._forget(number, exit_code)
+
+    def _forget(self, number: int, exit_code: int) -> None:
+        self._commands.pop(number).close()
+        self._outgoing += frame(EXIT, number, CODE.pack(exit_code))
+
+    # -- who connects ------------------------------------------------------------------------------------------------
+
+    def _listen(self, payload: bytes) -> None:
+        try:
+            self._listener = socket.socket()
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._listener.bind(("127.0.0.1", PORT.unpack(payload)[0]))
+            self._listener.listen(BACKLOG)
+            self._listener.setblocking(False)
+        except OSError as error:
+            self._listener = None
+            self._outgoing += frame(LISTENS, 0, str(error).encode("utf-8", "replace"))
+        else:
+            self._outgoing += frame(LISTENS, 0)
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        try:
+            client = self._listener.accept()[0]
+        except OSError:
+            return
+        if sum(number >= OURS for number in self._commands) >= MOST_CONNECTIONS:
+            client.close()
+            return
+        client.setblocking(False)
+        self._last_connection += 1
+        number = OURS + self._last_connection
+        self._commands[number] = Connection(client)
+        self._outgoing += frame(CONNECTION, number)
 
 
 class Container:

@@ -5,7 +5,7 @@ Who else has the account in the cluster may speak in the agent's place: what com
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     Process = asyncssh.SSHClientProcess[bytes]
 
 KILL_WAIT_S = 10.0
+KNOWN = frozenset(
+    {agent.CREDIT, agent.STDOUT, agent.STDERR, agent.EXIT, agent.LISTENS, agent.CONNECTION, agent.OUTPUT_END}
+)
 KINDS = {OutputStream.STDOUT: agent.STDOUT, OutputStream.STDERR: agent.STDERR}
 
 
@@ -36,7 +39,7 @@ class Frames:
         found = []
         while len(self._rest) >= agent.HEAD.size:
             kind, number, length = agent.HEAD.unpack_from(self._rest)
-            if kind not in {agent.CREDIT, agent.STDOUT, agent.STDERR, agent.EXIT}:
+            if kind not in KNOWN:
                 raise ValueError(f"a frame of kind {kind}")
             if length > agent.LARGEST_PIECE_BYTES:
                 raise ValueError(f"a frame of {length} bytes")
@@ -61,6 +64,8 @@ class Link:
         self._commands: dict[int, Command] = {}
         self._last_number = 0
         self._lost: MulticriError | None = None
+        self._listens: asyncio.Future[str] | None = None
+        self._greet: Callable[[Command], None] | None = None
         self.over = asyncio.Event()
 
     async def begin(self) -> None:
@@ -107,6 +112,8 @@ class Link:
         """Use it no more. error: for the commands that it has."""
         self._lost = self._lost or error
         self.over.set()
+        if self._listens is not None and not self._listens.done():
+            self._listens.set_exception(self._lost)
         for command in self._commands.values():
             command.lose(self._lost)
 
@@ -130,6 +137,27 @@ class Link:
                     self.end(Unavailable(f"{self._name}: a command there cannot be killed"))
             del self._commands[number]
 
+    async def listen(self, port: int, greet: "Callable[[Command], None]") -> None:
+        """On the node's loopback. greet: gets each connection, which is to be served under `serving`.
+
+        Raises Unavailable with what the node says.
+        """
+        self._listens, self._greet = asyncio.get_running_loop().create_future(), greet
+        self.send(agent.LISTEN, 0, agent.PORT.pack(port))
+        if words := await self._listens:
+            raise Unavailable(f"{self._name}: port {port} of its node's loopback: {words}")
+
+    @asynccontextmanager
+    async def serving(self, connection: "Command") -> AsyncIterator[None]:
+        """Close it when the block is left."""
+        try:
+            yield
+        finally:
+            if not connection.over.is_set():
+                connection.abandon()
+                self.send(agent.KILL, connection.number)
+            self._commands.pop(connection.number, None)
+
     def send(self, kind: int, number: int, payload: bytes = b"") -> None:
         if self._lost is None:
             try:
@@ -139,20 +167,35 @@ class Link:
 
     def _obey(self, data: bytes) -> None:
         for kind, number, payload in self._frames.take(data):
-            if (command := self._commands.get(number)) is not None:
+            if kind == agent.LISTENS and self._listens is not None and not self._listens.done():
+                self._listens.set_result(payload.decode("utf-8", "replace"))
+            elif kind == agent.CONNECTION:
+                self._connected(number)
+            elif (command := self._commands.get(number)) is not None:
                 command.obey(kind, payload)
+
+    def _connected(self, number: int) -> None:
+        if self._greet is None or number < agent.OURS or number in self._commands:
+            raise ValueError("a connection that cannot be")
+        if sum(known >= agent.OURS for known in self._commands) >= agent.MOST_CONNECTIONS:
+            raise ValueError("more connections than there may be")
+        self._commands[number] = Command(self, number)
+        self._greet(self._commands[number])
 
 
 class Command:
-    """One that an agent runs. over: it has ended, with all its output here, or it is lost."""
+    """One that an agent runs; or somebody who has connected to it, and whose words are STDOUT.
+
+    over: it has ended, with all its output here, or it is lost.
+    """
 
     def __init__(self, link: Link, number: int) -> None:
         self._link = link
-        self._number = number
+        self.number = number
         self._outputs = {kind: _Output() for kind in KINDS.values()}
         self._input_credit = agent.WINDOW_BYTES
         self._granted = asyncio.Event()
-        self._abandoned = False
+        self._abandoned = self._output_ended = False
         self._error: MulticriError | None = None
         self.over = asyncio.Event()
 
@@ -160,7 +203,7 @@ class Command:
         """Some output; none at its end. Raises Unavailable if the agent is lost."""
         kind = KINDS[stream]
         output = self._outputs[kind]
-        while not output.data and not self.over.is_set():
+        while not output.data and not self._output_ended and not self.over.is_set():
             output.arrived.clear()
             await output.arrived.wait()
         if not output.data and self._error is not None:
@@ -180,15 +223,15 @@ class Command:
                 raise self._error or Unavailable("the command has ended")
             piece = data[: min(self._input_credit, agent.LARGEST_PIECE_BYTES)]
             self._input_credit -= len(piece)
-            self._link.send(agent.INPUT, self._number, piece)
+            self._link.send(agent.INPUT, self.number, piece)
             data = data[len(piece) :]
 
     def end_input(self) -> None:
-        self._link.send(agent.INPUT_END, self._number)
+        self._link.send(agent.INPUT_END, self.number)
 
     def resize(self, size: TerminalSize) -> None:
         rows, columns = (min(max(number, 0), 0xFFFF) for number in (size.rows, size.columns))
-        self._link.send(agent.RESIZE, self._number, agent.SIZE_OF_TERMINAL.pack(rows, columns))
+        self._link.send(agent.RESIZE, self.number, agent.SIZE_OF_TERMINAL.pack(rows, columns))
 
     def obey(self, kind: int, payload: bytes) -> None:
         """What the agent says of it. Raises ValueError or struct.error for what none would say."""
@@ -198,6 +241,9 @@ class Command:
             _, amount = agent.AMOUNT.unpack(payload)
             self._input_credit = min(self._input_credit + amount, agent.WINDOW_BYTES)
             self._granted.set()
+        elif kind == agent.OUTPUT_END:
+            self._output_ended = True
+            self._wake()
         elif self._abandoned:
             self._give_credit(kind, len(payload))
         else:
@@ -223,12 +269,15 @@ class Command:
         output = self._outputs[kind]
         output.read += amount
         if output.read >= agent.CREDIT_STEP_BYTES and not self.over.is_set():
-            self._link.send(agent.CREDIT, self._number, agent.AMOUNT.pack(kind, output.read))
+            self._link.send(agent.CREDIT, self.number, agent.AMOUNT.pack(kind, output.read))
             output.read = 0
 
     def _end(self) -> None:
         self.over.set()
         self._granted.set()
+        self._wake()
+
+    def _wake(self) -> None:
         for output in self._outputs.values():
             output.arrived.set()
 

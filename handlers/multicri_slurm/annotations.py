@@ -21,13 +21,17 @@ LONGEST_VALUE_SHOWN = 80
 MOST_EXPLAINED = 5
 """To find what may have been meant takes a while, and a pod can have thousands."""
 _YES = frozenset({"", "true", "yes", "1"})
-_MPI = Option(Form(r"[a-z][a-z0-9_]{0,31}", "a type that srun --mpi=list names, like pmix, or mpirun"))
+_NOT_FOR_SBATCH = {
+    "mpi": Option(Form(r"[a-z][a-z0-9_]{0,31}", "a type that srun --mpi=list names, like pmix, or mpirun")),
+    "way-back": Option(Form(r"true|false", "true or false")),
+}
 
 
 class Annotations(BaseModel):
     """What a pod asks of Slurm, checked: sbatch's options by their long names, with ``_`` for ``-``.
 
     mpi: how the ranks of an MPI job are started: a type that ``srun --mpi=list`` names, or ``mpirun``.
+    way_back: whether the job is to reach the node's network.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -61,12 +65,14 @@ class Annotations(BaseModel):
     threads_per_core: str | None = None
     time: str | None = None
     tmp: str | None = None
+    way_back: str | None = None
     wckey: str | None = None
 
     @field_validator("*")
     @classmethod
     def _as_sbatch_takes_it(cls, value: str, info: ValidationInfo) -> str:
-        option = ALLOWED.get(_dashed(info.field_name or ""), _MPI)
+        name = _dashed(info.field_name or "")
+        option = _NOT_FOR_SBATCH.get(name) or ALLOWED[name]
         if option.value_optional and value in _YES:
             return ""
         if not option.takes(value):
@@ -75,8 +81,10 @@ class Annotations(BaseModel):
 
     def options(self) -> tuple[str, ...]:
         """What is set, as sbatch options."""
-        given = ((name, value) for name, value in self if value is not None and name != "mpi")
-        return tuple(f"--{_dashed(name)}={value}" if value else f"--{_dashed(name)}" for name, value in given)
+        given = ((_dashed(name), value) for name, value in self if value is not None)
+        return tuple(
+            f"--{name}={value}" if value else f"--{name}" for name, value in given if name not in _NOT_FOR_SBATCH
+        )
 
 
 def read_annotations(annotations: Mapping[str, str]) -> Annotations:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from multicri_proxy.api.adapter import ContainerSpec
-from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument
+from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument, PermissionDenied
 from multicri_proxy.api.image import ImageBuilder
 from multicri_slurm.accounts import Login
 from multicri_slurm.allocation_script import step_files
@@ -49,6 +49,7 @@ _UNPACKER = "unsquashfs"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A container that may be staged. command, args: the pod's. mpi: of an MPI job.
+    way_back: whether the job is to reach the node's network.
 
     options: for sbatch, clean; those of the pod's allocation, where its containers share one.
     """
@@ -62,6 +63,7 @@ class Plan:
     args: tuple[str, ...]
     options: tuple[str, ...]
     mpi: Mpi | None
+    way_back: bool = False
     pod_model: PodModel = "job-per-container"
 
 
@@ -97,6 +99,7 @@ def plan(spec: ContainerSpec, profile: Profile) -> Plan:
         args=args,
         options=settled(chosen, resource_options(resources, settled(chosen, defaults)), defaults),
         mpi=mpi,
+        way_back=_way_back(annotations, profile),
         pod_model=pod_model,
     )
 
@@ -116,6 +119,14 @@ def _mpi(variables: Variables, annotations: Annotations, settings: Settings) -> 
         flags=read_flags(variables.MPI_FLAGS or ""),
         starter=annotations.mpi or (settings.mpi if variables.MPI_FLAGS is None else None) or "",
     )
+
+
+def _way_back(annotations: Annotations, profile: Profile) -> bool:
+    if annotations.way_back == "true" and not profile.settings.way_back:
+        raise PermissionDenied(
+            f"annotation slurm.multicri.io/way-back: {profile.section}.way_back allows no destinations"
+        )
+    return annotations.way_back == "true"
 
 
 def launcher_of(the_plan: Plan, site: Site) -> Launcher:

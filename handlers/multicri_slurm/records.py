@@ -52,6 +52,7 @@ class Record:
     allocation: the record of the allocation in which the container is a step; None for a job of its own.
     step_id: of the step, from its start on; empty for a job of its own, which runs in the job's batch step.
     allocation_of: the sandbox whose allocation this is; None for a container.
+    way_back: the door to the node's network, sealed as the credentials are; empty for none.
     """
 
     container_id: ContainerId
@@ -72,6 +73,7 @@ class Record:
     allocation: ContainerId | None = None
     step_id: str = ""
     allocation_of: PodSandboxId | None = None
+    way_back: bytes = b""
 
 
 def job_name_of(container_id: ContainerId) -> str:
@@ -127,6 +129,14 @@ class Records:
         """What of a login a record has to keep."""
         return self._secrets.seal(login.credentials(), container_id) if login.proof is None else b""
 
+    def sealed(self, data: bytes, container_id: ContainerId) -> bytes:
+        """Something of a container that nobody is to read from the store."""
+        return self._secrets.seal(data, container_id)
+
+    def opened(self, sealed: bytes, container_id: ContainerId) -> bytes:
+        """Raises FailedPrecondition if the key that sealed it is gone."""
+        return self._secrets.open(sealed, container_id)
+
     def login(self, record: Record, profiles: Profiles) -> Login:
         """Raises FailedPrecondition if the key that sealed the credentials is gone, or the settings have changed."""
         profile = profiles.named(record.profile)
@@ -156,6 +166,7 @@ def _to_row(record: Record) -> bytes:
         "allocation": record.allocation,
         "step_id": record.step_id,
         "allocation_of": record.allocation_of,
+        "way_back": base64.b64encode(record.way_back).decode(),
     }
     return json.dumps(row).encode()
 
@@ -182,4 +193,5 @@ def _from_row(value: bytes) -> Record:
         allocation=row.get("allocation"),
         step_id=row.get("step_id", ""),
         allocation_of=row.get("allocation_of"),
+        way_back=base64.b64decode(row.get("way_back", "")),
     )

@@ -20,6 +20,7 @@ from pydantic import (
 
 from multicri_proxy.api.errors import InvalidArgument
 from multicri_slurm.custom_config import custom_options
+from multicri_slurm.destinations import Destination
 from multicri_slurm.fields import Host, Port, UserName, matching
 from multicri_slurm.prerun import LONGEST_PRERUN
 
@@ -143,6 +144,7 @@ class Settings(Person):
     exec_by: how commands get into a job: by ``srun --overlap``, or by the login host's own ssh to the job's node.
     exec_agents: how many containers of one account may have an agent at a time, by which commands are run in them
         without a step for each; it stays while commands come. 0: none has.
+    way_back: where in the node's network a job may be connected to, if its pod asks for that.
     poll_interval_s: how often jobs are asked for while nothing happens; it is faster after a submit or a stop.
     max_jobs: how many containers of this node may be created and not yet ended at a time.
     job_options_allowed: sbatch options, without dashes, that pods may use beyond those that are always allowed.
@@ -189,6 +191,7 @@ class Settings(Person):
     build_timeout_s: Seconds = 3600.0
     exec_by: Literal["srun", "ssh"] = "srun"
     exec_agents: int = Field(default=16, ge=0, le=256)
+    way_back: tuple[Destination, ...] = ()
     poll_interval_s: Seconds = 5.0
     max_jobs: Annotated[int, Field(ge=1)] | None = None
     image_builder: Literal["auto", "apptainer", "singularity", "charliecloud", "charliecloud-squashfs"] = "auto"
@@ -283,6 +286,8 @@ class Settings(Person):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         self._check_rest()
+        if self.way_back and not self.exec_agents:
+            raise ValueError("exec_agents: with way_back jobs need them: must be 1 or more")
         if self.exec_by == "ssh" and not self.exec_agents:
             raise ValueError("exec_agents: with exec_by: ssh commands need them: must be 1 or more")
         if not self.place and (name := next((n for n in ("user", "users", "host_key") if getattr(self, n)), None)):

@@ -4,6 +4,7 @@ import ast
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from multicri_slurm import agent
-from multicri_slurm.agent_link import Frames
+from multicri_slurm.agent_link import KNOWN, Frames
 
 GREETING = b"here I am\n"
 PATIENCE_S = 60.0
@@ -182,6 +183,53 @@ def test_it_ends_with_the_container_and_not_with_a_signal_before(tmp_path: Path)
     talk.end()
 
 
+def listening(talk: Talk) -> tuple[int, bytes]:
+    """A port that was free, and what the agent says of it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    talk.say(agent.LISTEN, 0, agent.PORT.pack(port))
+    talk.until(lambda: (agent.LISTENS, 0) in talk.said)
+    return port, talk.said[agent.LISTENS, 0]
+
+
+def test_who_connects_is_a_stream_whose_halves_end_on_their_own(talk: Talk) -> None:
+    port, words = listening(talk)
+    assert words == b""
+    first = agent.OURS + 1
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as client:
+        client.sendall(b"question")
+        client.shutdown(socket.SHUT_WR)
+        talk.until(lambda: (agent.OUTPUT_END, first) in talk.said)
+        assert talk.said[agent.STDOUT, first] == b"question"
+        assert (agent.EXIT, first) not in talk.said
+        size = 50 * agent.LARGEST_PIECE_BYTES
+        for _ in range(50):
+            talk.say(agent.INPUT, first, bytes(agent.LARGEST_PIECE_BYTES))
+        talk.say(agent.INPUT_END, first)
+        came = 0
+        while piece := client.recv(65536):
+            came += len(piece)
+        assert came == size
+    talk.until(lambda: (agent.EXIT, first) in talk.said)
+
+
+def test_a_connection_that_is_not_wanted_is_closed(talk: Talk) -> None:
+    port, _ = listening(talk)
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as client:
+        talk.until(lambda: (agent.CONNECTION, agent.OURS + 1) in talk.said)
+        talk.say(agent.KILL, agent.OURS + 1)
+        assert client.recv(1) == b""
+    talk.until(lambda: (agent.EXIT, agent.OURS + 1) in talk.said)
+
+
+def test_a_port_that_is_taken_is_told(talk: Talk) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        talk.say(agent.LISTEN, 0, agent.PORT.pack(taken.getsockname()[1]))
+        talk.until(lambda: (agent.LISTENS, 0) in talk.said)
+    assert b"in use" in talk.said[agent.LISTENS, 0]
+
+
 def test_it_is_written_for_the_python_of_old_clusters() -> None:
     ast.parse(Path(agent.__file__).read_text(), feature_version=(3, 6))
 
@@ -193,7 +241,7 @@ def test_whatever_comes_is_frames_or_nonsense(data: bytes, sizes: list[int]) -> 
         while data:
             size = sizes[number % len(sizes)]
             for kind, _, payload in frames.take(data[:size]):
-                assert kind in {agent.CREDIT, agent.STDOUT, agent.STDERR, agent.EXIT}
+                assert kind in KNOWN
                 assert len(payload) <= agent.LARGEST_PIECE_BYTES
             data, number = data[size:], number + 1
     except ValueError as error:

@@ -6,7 +6,7 @@ from multicri_slurm.plan import Plan, plan
 from multicri_slurm.profiles import read_profiles
 
 from multicri_proxy.api.adapter import ContainerSpec, Pod, Resources
-from multicri_proxy.api.errors import InvalidArgument
+from multicri_proxy.api.errors import InvalidArgument, PermissionDenied
 from multicri_proxy.api.ids import ContainerId, ImageId, PodSandboxId
 from multicri_proxy.api.image import Image
 
@@ -130,3 +130,19 @@ def test_what_an_allocation_cannot_have_is_refused_by_name(
 ) -> None:
     with pytest.raises(InvalidArgument, match=reason):
         planned(annotations=annotations, **env)
+
+
+def test_a_way_back_is_had_by_who_asks_for_it_where_it_may_lead_somewhere() -> None:
+    leads: dict[str, object] = {"way_back": [{"to": "10.96.0.0/12", "ports": [443]}]}
+    assert planned(settings=leads, annotations={"way-back": "true"}).way_back
+    assert not planned(settings=leads, annotations={"way-back": "false"}).way_back
+    assert not planned(settings=leads).way_back
+    with pytest.raises(PermissionDenied, match=r"slurm.multicri.io/way-back: slurm.way_back allows no destinations"):
+        planned(annotations={"way-back": "true"})
+    with pytest.raises(InvalidArgument, match="way-back='maybe': must be true or false"):
+        planned(settings=leads, annotations={"way-back": "maybe"})
+
+
+def test_no_option_of_sbatch_comes_of_what_is_not_for_it() -> None:
+    leads: dict[str, object] = {"way_back": [{"to": "10.96.0.0/12"}]}
+    assert planned(settings=leads, annotations={"way-back": "true", "mpi": "pmix"}).options == planned().options
