@@ -11,7 +11,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +29,8 @@ BUILDER = "charliecloud"
 SQUASHFS_SUFFIX = ".sqfs"
 CLEAN_TIMEOUT_S = 600.0
 LONGEST_LOG = 4096
+LOOK_S, TELL_S = 0.5, 10.0
+"""How often it is looked how far a build is, and how often the log tells."""
 MARK = "images"
 """Key in the adapter's store while there may be images: an adapter that remembers something is there from the start."""
 
@@ -62,6 +64,7 @@ class Images:
         self._builds: dict[ImageId, asyncio.Future[Path]] = {}
         self._failures: dict[ImageId, str] = {}
         self._sizes: dict[ImageId, tuple[int, int]] = {}  # bytes and inodes
+        self._arrived: dict[ImageId, tuple[int, int]] = {}  # bytes so far, and of how many
         self._users: Counter[ImageId] = Counter()
         self._unused = asyncio.Condition()
 
@@ -112,7 +115,8 @@ class Images:
         if image_id in self._sizes:
             return (Build(place=place, state="built", size_bytes=self._sizes[image_id][0]),)
         if image_id in self._builds:
-            return (Build(place=place, state="building"),)
+            done, of = self._arrived.get(image_id, (0, 0))
+            return (Build(place=place, state="building", done_bytes=done, of_bytes=of),)
         return (Build(place=place, state="failed", log=log),) if log else ()
 
     def stored(self) -> Stored:
@@ -193,18 +197,34 @@ class Images:
         async with self._used(image.id), self._one_at_a_time:
             begun = time.monotonic()
             _log.info("building an image on the node", image_id=image.id, source=image.source)
+            downloads = Path(builder.downloads(f"{directory}.building"))
+            looking = self._tasks.start(f"look at {image.source}", partial(self._look, image, downloads))
             try:
                 path = await self._build(image, namespace, builder, directory)
             except MulticriError as error:
                 self._failures[image.id] = str(error)[-LONGEST_LOG:]
                 self._counts.built(builder.name, "failed", time.monotonic() - begun)
                 raise
+            finally:
+                looking.cancel()
+                self._arrived.pop(image.id, None)
             took_s = time.monotonic() - begun
             self._counts.built(builder.name, "ok", took_s)
             self._sizes[image.id] = await asyncio.to_thread(_size, path)
             size_bytes = self._sizes[image.id][0]
         _log.info("image is on the node", image_id=image.id, took_s=round(took_s, 1), size_bytes=size_bytes, path=path)
         return path
+
+    async def _look(self, image: Image, downloads: Path) -> None:
+        """See how far its build is, without end. A registry's sizes are those of its layers; the rest is little."""
+        told = time.monotonic()
+        while True:
+            done = await asyncio.to_thread(_length, downloads)
+            self._arrived[image.id] = (min(done, image.size_bytes), image.size_bytes)
+            if time.monotonic() - told >= TELL_S:
+                told = time.monotonic()
+                _log.info("still building", image_id=image.id, done_bytes=done, of_bytes=image.size_bytes)
+            await asyncio.sleep(LOOK_S)
 
     async def _build(self, image: Image, namespace: str, builder: ImageBuilder, directory: Path) -> Path:
         building = directory.with_name(f"{directory.name}.building")
@@ -264,6 +284,15 @@ def _rename(image: Path, gone: Path) -> None:
 
 def _squashed(directory: Path) -> Path:
     return directory.with_name(f"{directory.name}{SQUASHFS_SUFFIX}")
+
+
+def _length(directory: Path) -> int:
+    """Of the files in it, in bytes. On the disk."""
+    total = 0
+    with suppress(OSError):  # it is not there yet, or not any more
+        for path in directory.iterdir():
+            total += path.stat().st_size
+    return total
 
 
 def _size(path: Path) -> tuple[int, int]:

@@ -60,6 +60,9 @@ class _Sif:
         words = ("sh", "-c", 'cd -- "$1" && shift && exec "$@"', "sh", posixpath.dirname(path))
         return Recipe(commands=((*words, self.name, "build", "--disable-cache", target, path),))
 
+    def downloads(self, target: str) -> str:
+        return ""
+
     def cause(self, log: str) -> BuildCause:
         return cause_of(log)
 
@@ -110,6 +113,9 @@ class _Charliecloud:
             environment={**environment, **auth},
             files=files,
         )
+
+    def downloads(self, target: str) -> str:
+        return f"{target}.storage/dlcache"
 
     def cause(self, log: str) -> BuildCause:
         return cause_of(log)

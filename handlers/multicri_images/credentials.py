@@ -39,10 +39,10 @@ def checked(auth: RegistryAuth, registry: str) -> RegistryAuth | None:
     return RegistryAuth(**fields, server_address=registry)
 
 
-def of_docker_config(content: bytes, registry: str, path: str) -> RegistryAuth | None:
+def of_docker_config(content: bytes, registry: str, what: str) -> RegistryAuth | None:
     """What a ``config.json`` of Docker's says of a registry; None if nothing. Credential helpers are not run.
 
-    Raises FailedPrecondition if it cannot be read. Source: docker-login(1), config.json.
+    what: the file, for a human. Raises FailedPrecondition if it cannot be read. Source: docker-login(1), config.json.
     """
     try:
         entries = json.loads(content).get("auths") or {}
@@ -60,4 +60,4 @@ def of_docker_config(content: bytes, registry: str, path: str) -> RegistryAuth |
         )
         return checked(auth, registry)
     except (ValueError, AttributeError, TypeError, RecursionError, InvalidArgument) as error:
-        raise FailedPrecondition(f"images.docker_config: {path} has no usable entry for {registry}") from error
+        raise FailedPrecondition(f"{what} has no usable entry for {registry}") from error

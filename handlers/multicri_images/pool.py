@@ -152,6 +152,10 @@ class Pool:
         record = partial(self._record, name, source, found, {namespace: grant})
         return await self._tasks.finish(f"record {name}", record)
 
+    def auth_in(self, docker_config: bytes, name: ImageRef) -> RegistryAuth | None:
+        reference = reference_of(source_of(name, plain=True, singularity=self._singularity()))
+        return of_docker_config(docker_config, reference.registry, "the docker config") if reference else None
+
     def find(self, name: str) -> Image | None:
         """What was pulled by a name of ours is not found by a plain one: it may be another runtime's, too."""
         for record in self._records.values():
@@ -410,7 +414,7 @@ class Pool:
         if reference is None or not settings.docker_config:
             return None
         content = await asyncio.to_thread(_read, settings.docker_config, "docker_config", secret=True)
-        return of_docker_config(content, reference.registry, settings.docker_config)
+        return of_docker_config(content, reference.registry, f"images.docker_config: {settings.docker_config}")
 
     async def _settings(self) -> "Settings":
         """They were checked when the daemon started; what reads them is imported with the first pull."""

@@ -164,6 +164,13 @@ class ImagePool(Protocol):
         """
         ...
 
+    def auth_in(self, docker_config: bytes, name: ImageRef) -> RegistryAuth | None:
+        """What a ``config.json`` of Docker's has for the registry of an image; None if nothing.
+
+        Raises InvalidArgument if the name cannot be understood, FailedPrecondition if the file cannot.
+        """
+        ...
+
     def find(self, name: str) -> Image | None:
         """The image with this name or id, if it was pulled."""
         ...
@@ -296,6 +303,10 @@ class ImageBuilder(Protocol):
         """
         ...
 
+    def downloads(self, target: str) -> str:
+        """The directory where a build of ``target`` has what has come from the registry; empty if it is not known."""
+        ...
+
     def cause(self, log: str) -> BuildCause:
         """Why a build failed, from the end of what it wrote. Pure."""
         ...
@@ -307,12 +318,15 @@ class Build:
 
     place: for a human, as ``alice@login.hpc.example.org:/home/alice/multi-cri/images``.
     size_bytes: once it is built. log: the end of what its builder wrote.
+    done_bytes, of_bytes: how much of what is to come has come while it is building, as far as that is known.
     """
 
     place: str
     state: Literal["building", "built", "failed"]
     size_bytes: int = 0
     log: str = ""
+    done_bytes: int = 0
+    of_bytes: int = 0
 
 
 @runtime_checkable

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from multicri_proxy.admin import DEFAULT_SOCKET_PATH, ask
-from multicri_proxy.api.errors import MulticriError, Unavailable
+from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument, MulticriError, Unavailable
+from multicri_proxy.images.progress import Progress
 from multicri_proxy.images.table import shown, size_text, table
 
 _FAILED = 1
@@ -20,15 +21,22 @@ List the images that were pulled for multicri pods, and pull or remove some: ask
 named as in a pod, or by its id or the first 12 digits of that.
 
   multicri-proxy images                                            what there is, and how many containers use it
-  multicri-proxy images pull multicri/docker-repository.perl:5     ask its registry what the name means now
+  multicri-proxy images pull multicri/docker-repository.perl:5     ask its registry what the name means now, and
+                                                                   build it, if images are built on this node
   multicri-proxy images rm multicri/docker-repository.perl:5       forget it, and delete what was built of it
   multicri-proxy images prune                                      the same of all that no container uses
   multicri-proxy images log multicri/docker-repository.perl:5      the end of what its builders wrote
+
+For a private image, one of these; nothing secret goes on the command line, and the credentials are for pods of one
+namespace:
+
+  multicri-proxy images pull IMAGE --namespace physics --docker-config ~/.docker/config.json
+  multicri-proxy images pull IMAGE --namespace physics --username robot --password-stdin < password.txt
 """
 
 _HELP = {
     "list": "list images (also without a word)",
-    "pull": "ask an image's registry what its name means now, and record it",
+    "pull": "ask an image's registry what its name means now, record it, and build it if that is done on this node",
     "rm": "forget an image with all of its names, and delete what was built of it",
     "prune": "the same of all images that no container uses and that are not pinned",
     "log": "the end of what the builders of an image wrote, where there is something",
@@ -51,9 +59,20 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         _add_options(parser, default=argparse.SUPPRESS)
         if way in {"pull", "rm", "log"}:
             parser.add_argument("name", metavar="IMAGE", help="its name as in a pod, or its id")
+        if way == "pull":
+            _add_credentials(parser)
         if way == "rm":
             parser.add_argument("--force", action="store_true", help="also if containers use it")
     images.set_defaults(run=_run, way="list", name="", force=False)
+
+
+def _add_credentials(pull: argparse.ArgumentParser) -> None:
+    pull.add_argument("--namespace", default="", metavar="NAME", help="whose pods may use the credentials")
+    pull.add_argument(
+        "--docker-config", type=Path, metavar="FILE", help="credentials from a file as 'docker login' writes it"
+    )
+    pull.add_argument("--username", default="", metavar="NAME", help="at the image's registry")
+    pull.add_argument("--password-stdin", action="store_true", help="read the password of --username from stdin")
 
 
 def _add_options(parser: argparse.ArgumentParser, *, default: str) -> None:
@@ -77,6 +96,8 @@ def _add_options(parser: argparse.ArgumentParser, *, default: str) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     request = {"command": "images", "do": arguments.way or "list", "name": arguments.name, "force": arguments.force}
     try:
+        if arguments.way == "pull":
+            request |= {"namespace": arguments.namespace, **_credentials(arguments)}
         _show(_answered(arguments.admin_socket, request), arguments)
     except MulticriError as error:
         print(f"multicri-proxy: {error}", file=sys.stderr)
@@ -88,9 +109,25 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _credentials(arguments: argparse.Namespace) -> dict[str, str]:
+    """Raises InvalidArgument for options that do not go together, FailedPrecondition for a file that cannot be read."""
+    if arguments.docker_config is not None:
+        if arguments.username or arguments.password_stdin:
+            raise InvalidArgument("--docker-config: must not be given together with --username")
+        try:
+            return {"docker_config": arguments.docker_config.read_text()}
+        except (OSError, ValueError) as error:
+            raise FailedPrecondition(f"--docker-config: {arguments.docker_config} cannot be read: {error}") from error
+    if bool(arguments.username) != arguments.password_stdin:
+        raise InvalidArgument("--username and --password-stdin: must be given together")
+    if not arguments.username:
+        return {}
+    return {"username": arguments.username, "password": sys.stdin.read().rstrip("\r\n")}
+
+
 def _answered(admin_socket: Path, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The lines of the answer. Raises Unavailable if it does not come to its end, or says why it could not."""
-    for line in ask(admin_socket, request, for_s=_ANSWER_S):
+    for line in ask(admin_socket, request, for_s=_ANSWER_S if request["do"] != "pull" else None):
         row: dict[str, Any] = json.loads(line) if line else {}
         if "failed" in row:
             raise Unavailable(row["failed"])
@@ -108,13 +145,23 @@ def _show(rows: Iterator[dict[str, Any]], arguments: argparse.Namespace) -> None
     elif arguments.way in {None, "list"}:
         print(table(list(rows)), end="")
     else:
+        _show_lines(rows, arguments.way)
+
+
+def _show_lines(rows: Iterator[dict[str, Any]], way: str) -> None:
+    progress = Progress(sys.stdout)
+    try:
         for row in rows:
-            print(_line(row, arguments.way), flush=True)
+            if "progress" in row:
+                progress.show(row)
+            else:
+                progress.clear()
+                print(_line(row, way), flush=True)
+    finally:
+        progress.clear()
 
 
 def _line(row: Mapping[str, Any], way: str) -> str:
-    if "progress" in row:
-        return shown(row["progress"])
     if way == "log":
         log = "\n".join(f"  {shown(line)}" for line in row["log"].splitlines())
         return f"{shown(row['place'])}: {row['state']}\n{log}"

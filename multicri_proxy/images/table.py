@@ -34,9 +34,17 @@ def shown(text: str) -> str:
 def _rows(image: Mapping[str, Any]) -> list[tuple[str, ...]]:
     names = image["names"] or image["digests"] or ["-"]
     pinned = " (pinned)" if image["pinned"] else ""
-    built = sum(build["state"] == "built" for build in image["builds"])
     facts = (image["id"].removeprefix("sha256:")[:13], size_text(image["size_bytes"]), str(image["containers"]))
-    return [
-        (f"{shown(name)}{pinned}", *facts, f"{built}/{len(image['builds'])}" if image["builds"] else "-")
-        for name in names
-    ]
+    return [(f"{shown(name)}{pinned}", *facts, _built(image["builds"])) for name in names]
+
+
+def _built(builds: Sequence[Mapping[str, Any]]) -> str:
+    """In how many places of those that wanted it, and how far it is in another."""
+    if not builds:
+        return "-"
+    text = f"{sum(build['state'] == 'built' for build in builds)}/{len(builds)}"
+    building = [build for build in builds if build["state"] == "building"]
+    if not building:
+        return text
+    done, of = building[0]["done_bytes"], building[0]["of_bytes"]
+    return f"{text}, building {100 * done // of}%" if of else f"{text}, building"

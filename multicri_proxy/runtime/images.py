@@ -38,7 +38,7 @@ class ImageCalls(Calls):
             ImageRef(_name(request.image)),
             auth=_auth(request.auth),
             namespace=request.sandbox_config.metadata.namespace,
-            plain=self._parts.is_alone or request.image.runtime_handler in self._parts.handlers,
+            plain=request.image.runtime_handler in self._parts.handlers,
         )
         return cri.PullImageResponse(image_ref=image.id)
 
@@ -80,10 +80,10 @@ class ImageCalls(Calls):
     async def have_image(
         self, name: ImageRef, *, auth: RegistryAuth | None = None, namespace: str = "", plain: bool = False
     ) -> Image:
-        """Pull it; if images are kept on this node, have it built here, too."""
+        """Pull it; if images are kept on this node, have it built here, too. plain: as `ImagePool.pull` has it."""
         pool = self._parts.images
         known = {image.id for image in pool.images()}
-        image = await pool.pull(name, auth=auth, namespace=namespace, plain=plain)
+        image = await pool.pull(name, auth=auth, namespace=namespace, plain=plain or self._parts.is_alone)
         adapter = await imported(self._parts.adapter)
         if isinstance(adapter, BringsImages):
             try:

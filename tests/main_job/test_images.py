@@ -6,7 +6,9 @@ import ssl
 import subprocess
 import sys
 import urllib.request
+from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +56,11 @@ def tool(bed: Testbed) -> str:
     return f"multicri/docker-repository.{bed.registry.address}/test/tool:1.0"
 
 
-async def images_command(proxy: Proxy, *words: str, status: int = 0) -> str:
+async def images_command(proxy: Proxy, *words: str, status: int = 0, stdin: str = "") -> str:
     admin_socket = proxy.socket_path.with_name("multicri-admin.sock")
     argv = [sys.executable, "-m", "multicri_proxy", "images", *words, "--admin-socket", str(admin_socket)]
-    done = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, timeout=30, check=False)
+    run = partial(subprocess.run, argv, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+    done = await asyncio.to_thread(run)
     assert done.returncode == status, done.stderr
     return done.stdout if status == 0 else done.stderr
 
@@ -266,6 +269,23 @@ async def test_an_admin_lists_pulls_and_removes_images(
     assert "is not there" in await images_command(proxy, "rm", tool, status=1)
     assert "no such tag" in await images_command(proxy, "pull", f"{tool}x", status=1)
     await kubelet.remove(container)
+
+
+async def test_an_admin_pulls_a_private_image_with_credentials_from_a_file_or_stdin(
+    private: Door, proxy: Proxy, tmp_path: Path
+) -> None:
+    name, config = f"multicri/docker-repository.{private.name}/test/tool:1.0", tmp_path / "docker.json"
+    assert "unauthorized" in await images_command(proxy, "pull", name, status=1)
+    entry = {"auth": b64encode(f"{USER}:{PASSWORD}".encode()).decode()}
+    config.write_text(json.dumps({"auths": {f"https://{private.name}/v2/": entry}}))
+    assert f"pulled {name}" in await images_command(proxy, "pull", name, "--docker-config", str(config))
+    await images_command(proxy, "rm", name)
+    words = ("pull", name, "--namespace", "physics", "--username", USER, "--password-stdin")
+    assert f"pulled {name}" in await images_command(proxy, *words, stdin=f"{PASSWORD}\n")
+    assert "unauthorized" in await images_command(proxy, *words, stdin="wr0ng-secret", status=1)
+    for path in (proxy.log, *(proxy.directory / "resources").iterdir()):
+        assert PASSWORD.encode() not in path.read_bytes(), path
+        assert b"wr0ng-secret" not in path.read_bytes(), path
 
 
 async def listing(proxy: Proxy) -> list[dict[str, Any]]:

@@ -186,6 +186,9 @@ class MemoryImages:
         self._images[image.id] = image
         return image
 
+    def auth_in(self, docker_config: bytes, name: ImageRef) -> RegistryAuth | None:
+        return None
+
     def find(self, name: str) -> Image | None:
         return next((image for image in self._images.values() if name in (image.id, *image.names)), None)
 
