@@ -234,3 +234,57 @@ def test_a_token_and_a_directory_that_are_somebody_elses_are_told_with_what_to_d
     assert "slurmrestd refuses the token: have a new one written to slurm.clusters.hpc.token_file" in lines["token"]
     assert "uid 2002 may not" in lines["shared directory"], printed
     assert "have uid and gid of alice be those of the cluster" in printed
+
+
+@pytest.mark.parametrize("user", ["alice", "bob"])
+def test_a_job_finds_out_whether_containers_run_on_a_compute_node_and_nothing_is_left(
+    bed: Testbed, profiles: Profiles, user: str
+) -> None:
+    home = bed.cluster.user(user).home
+    before = sorted(home.rglob("*"))
+    profiles.login(user)
+    profiles.hpc |= {"prerun": "export FROM_PRERUN=1", "job_options_default": "--mem=200M", "mount_path": "check/deep"}
+    status, lines, printed = profiles.check("--run-job")
+    assert status == 0, printed
+    for what, text in {
+        "job": " ran on cn",
+        "runtime in a job": "apptainer version" if user == "alice" else "0.",
+        "images in a job": "can be read",
+        "user namespaces": "allowed in a job",
+        "container in a job": "ran",
+    }.items():
+        assert lines[what].startswith("good"), printed
+        assert text in lines[what], printed
+    assert sorted(home.rglob("*")) == before
+    assert not bed.cluster.run("login", ["squeue", "-h", "-t", "pending,running"], check=True).stdout
+
+
+@pytest.fixture
+def nodes_without_apptainer(bed: Testbed) -> Iterator[None]:
+    for node in ("cn1", "cn2"):
+        bed.cluster.run(node, ["mv", "/usr/bin/apptainer", "/usr/bin/elsewhere"], check=True)
+    yield
+    for node in ("cn1", "cn2"):
+        bed.cluster.run(node, ["mv", "/usr/bin/elsewhere", "/usr/bin/apptainer"], check=True)
+
+
+@pytest.mark.usefixtures("nodes_without_apptainer")
+def test_what_compute_nodes_lack_is_told_with_the_mend(bed: Testbed, profiles: Profiles) -> None:
+    bed.cluster.run("login", ["install", "-d", "-o", "alice", "/srv/images"], check=True)
+    profiles.hpc |= {"image_remote_mount": "/srv/images"}
+    status, lines, printed = profiles.check("--run-job")
+    assert status == 1
+    assert lines["runtime in a job"].startswith("bad       runtime in a job     not in PATH on cn"), printed
+    assert "install it there, or load it in slurm.clusters.hpc.prerun" in printed
+    assert "does not see them: ls: cannot access '/srv/images/" in lines["images in a job"], printed
+    assert "mount it there, or set slurm.clusters.hpc.image_remote_mount" in printed
+    assert "container in a job" not in lines
+    assert not bed.cluster.run("login", ["ls", "-A", "/srv/images"], check=True).stdout
+
+
+def test_a_prerun_that_fails_in_jobs_alone_is_told(profiles: Profiles) -> None:
+    profiles.hpc["prerun"] = '[ -z "$SLURM_JOB_ID" ] || { echo no module here >&2; false; }'
+    status, lines, printed = profiles.check("--run-job")
+    assert status == 1
+    assert lines["prerun"].startswith("bad       prerun               ended with 1 in job "), printed
+    assert "no module here" in printed

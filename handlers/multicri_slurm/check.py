@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from multicri_proxy.api.check import CheckRequest, Finding, Verdict
 from multicri_proxy.api.errors import InvalidArgument, MulticriError
+from multicri_proxy.api.image import ImageBuilder
 from multicri_slurm import sshlib
 from multicri_slurm.accounts import Login
 from multicri_slurm.answers import facts
+from multicri_slurm.check_job import findings_of_job
 from multicri_slurm.check_rest import RestTrial
 from multicri_slurm.keys import Keys
 from multicri_slurm.plan import programs_of, wanted_builders
@@ -16,7 +18,9 @@ from multicri_slurm.prerun import prerun_of, with_prerun
 from multicri_slurm.profiles import Profile, read_profiles
 from multicri_slurm.ssh import Connection, Connections
 from multicri_slurm.survey import SURVEY
+from multicri_slurm.trial_job import TRIAL_S, trial_script
 from multicri_slurm.variables import read_variables, split
+from multicri_slurm.verdicts import Facts, Verdicts, code_of, line_of, lines_of
 
 _SURVEY_S = 240.0
 _SKEW_S = 5.0
@@ -47,6 +51,9 @@ async def check(request: CheckRequest) -> AsyncIterator[Finding]:
                 )
                 async for finding in trial.run():
                     yield finding
+                if request.run_job and profile.settings.rest_url is not None:
+                    say = Verdicts(f"{profile.name}: {login.account}")
+                    yield say.doubtful("job", "none was tried: --run-job wants a cluster that is reached by SSH")
     finally:
         await connections.close()
 
@@ -86,26 +93,30 @@ class _Trial:
     connection: Connection
     request: CheckRequest
 
+    @property
+    def say(self) -> Verdicts:
+        return Verdicts(f"{self.profile.name}: {self.login.account}")
+
     async def run(self) -> AsyncIterator[Finding]:
         begun = time.monotonic()
         try:
             await self.connection.run(("true",), b"", self.profile.settings.command_timeout_s)
         except MulticriError as error:
             refused = isinstance(error.__cause__, sshlib.asyncssh.HostKeyNotVerifiable) or "host key" in str(error)
-            yield self._bad("host key" if refused else "SSH", str(error))
+            yield self.say.bad("host key" if refused else "SSH", str(error))
             return
         way = "".join(f"{jump.host}, then " for jump in self.profile.settings.proxy_jump)
-        yield self._good("host key", "known" if not way else "known, also on the way")
-        yield self._good("SSH", f"{way}{self.login.account}, in {time.monotonic() - begun:.1f} s")
+        yield self.say.good("host key", "known" if not way else "known, also on the way")
+        yield self.say.good("SSH", f"{way}{self.login.account}, in {time.monotonic() - begun:.1f} s")
         try:
             unmounted = await self._unmounted()
         except (MulticriError, sshlib.asyncssh.SFTPError) as error:
-            yield self._bad("SFTP", str(error), "have sshd serve its subsystem sftp")
+            yield self.say.bad("SFTP", str(error), "have sshd serve its subsystem sftp")
             return
-        yield self._good("SFTP", "served")
+        yield self.say.good("SFTP", "served")
         for place in unmounted:
             mend = f"mount there what the volume holds, or change {self.profile.section}.volume_names"
-            yield self._bad("volumes", f"there is no directory {place} in the account's home", mend)
+            yield self.say.bad("volumes", f"there is no directory {place} in the account's home", mend)
         settings = self.profile.settings
         images = settings.image_remote_mount or f"{settings.mount_path}/images"
         programs = sorted(programs_of(wanted_builders(self.request.image_builders, settings)))
@@ -116,16 +127,16 @@ class _Trial:
             result = await self.connection.run((shell, "-s", "--", *words), text.encode(), _SURVEY_S, long=True)
             answered_at = time.time()
         except MulticriError as error:
-            yield self._bad("commands", str(error))
+            yield self.say.bad("commands", str(error))
             return
         found = facts(result.stdout)
         said = " / ".join(result.stderr.decode("utf-8", "replace").strip().splitlines()[-5:])
         if "prerun" in found:
             meaning = f"ended with {found['prerun'][0]}: {said}"
-            yield self._bad("prerun", meaning, f"try {self.profile.section}.prerun in bash there")
+            yield self.say.bad("prerun", meaning, f"try {self.profile.section}.prerun in bash there")
             return
         if "done" not in found:
-            yield self._bad("commands", f"no answer: {said}", "look at what the account's shell does at its start")
+            yield self.say.bad("commands", f"no answer: {said}", "look at what the account's shell does at its start")
             return
         for finding in (
             *self._slurm(found),
@@ -135,6 +146,30 @@ class _Trial:
             *self._extras(found),
         ):
             yield finding
+        if self.request.run_job and (builder := self._builder(found)) is not None:
+            async for finding in self._job(builder):
+                yield finding
+
+    async def _job(self, builder: ImageBuilder) -> AsyncIterator[Finding]:
+        """Of a compute node, as a job there finds it."""
+        settings = self.profile.settings
+        images = settings.image_remote_mount or f"{settings.mount_path}/images"
+        words = (settings.mount_path, images, builder.programs[0], settings.build_in)
+        prerun = prerun_of(settings.prerun, "")
+        shell, text = with_prerun(trial_script(prerun), prerun)
+        argv = (shell, "-s", "--", *words, " ".join(settings.default_options()))
+        try:
+            result = await self.connection.run(argv, text.encode(), TRIAL_S + _SURVEY_S, long=True)
+        except MulticriError as error:
+            yield self.say.bad("job", str(error))
+            return
+        for finding in findings_of_job(facts(result.stdout), self.say, self.profile.section):
+            yield finding
+
+    def _builder(self, found: Facts) -> ImageBuilder | None:
+        """The first one whose programs are all there and run."""
+        builders = wanted_builders(self.request.image_builders, self.profile.settings)
+        return next((b for b in builders if all(code_of(found, f"runtime-{p}") == 0 for p in b.programs)), None)
 
     async def _unmounted(self) -> list[str]:
         """Directories that volumes are named for, and that are not there."""
@@ -146,117 +181,91 @@ class _Trial:
     # -- what the survey says ------------------------------------------------------------------------------------
 
     def _slurm(self, found: Mapping[str, tuple[str, ...]]) -> Iterator[Finding]:
-        version = _line(found, "version")
-        if _code(found, "version") != 0:
-            yield self._bad("Slurm", f"sbatch does not run: {version}", self._in_path("Slurm's commands"))
+        version = line_of(found, "version")
+        if code_of(found, "version") != 0:
+            yield self.say.bad("Slurm", f"sbatch does not run: {version}", self._in_path("Slurm's commands"))
             return
         if missing := found.get("missing"):
-            yield self._bad("Slurm", f"{version}, without {', '.join(missing)}", self._in_path(", ".join(missing)))
+            yield self.say.bad("Slurm", f"{version}, without {', '.join(missing)}", self._in_path(", ".join(missing)))
         elif _number(version) < _OLDEST_SLURM:
-            yield self._doubtful("Slurm", f"{version}: older than 22.05, which is the oldest that was tried")
+            yield self.say.doubtful("Slurm", f"{version}: older than 22.05, which is the oldest that was tried")
         else:
-            yield self._good("Slurm", version)
-        ping = _lines(found, "ping")
+            yield self.say.good("Slurm", version)
+        ping = lines_of(found, "ping")
         if "UP" not in ping:
-            yield self._bad("slurmctld", ping, "have the cluster's admin look at slurmctld; jobs that run go on")
+            yield self.say.bad("slurmctld", ping, "have the cluster's admin look at slurmctld; jobs that run go on")
         else:
-            yield self._good("slurmctld", "up")
-        if _code(found, "test") != 0:
+            yield self.say.good("slurmctld", "up")
+        if code_of(found, "test") != 0:
             mend = f"set what it wants (partition, account, time) in {self.profile.section}.job_options_default"
-            yield self._bad("sbatch --test-only", _lines(found, "test"), mend)
+            yield self.say.bad("sbatch --test-only", lines_of(found, "test"), mend)
         else:
-            yield self._good("sbatch --test-only", _line(found, "test").removeprefix("sbatch: "))
+            yield self.say.good("sbatch --test-only", line_of(found, "test").removeprefix("sbatch: "))
 
     def _runtime(self, found: Mapping[str, tuple[str, ...]]) -> Iterator[Finding]:
         builders = wanted_builders(self.request.image_builders, self.profile.settings)
         for builder in builders:
-            told = [(program, _code(found, f"runtime-{program}")) for program in builder.programs]
+            told = [(program, code_of(found, f"runtime-{program}")) for program in builder.programs]
             if any(code is None for _, code in told):
                 continue
             broken = [program for program, code in told if code != 0]
             if broken:
-                said = _lines(found, f"runtime-{broken[0]}")
-                yield self._bad("container runtime", f"{broken[0]} does not run: {said}", self._in_path(broken[0]))
+                said = lines_of(found, f"runtime-{broken[0]}")
+                yield self.say.bad("container runtime", f"{broken[0]} does not run: {said}", self._in_path(broken[0]))
             else:
                 program = builder.programs[0]
-                yield self._good("container runtime", f"{program}: {_line(found, f'runtime-{program}')}")
+                yield self.say.good("container runtime", f"{program}: {line_of(found, f'runtime-{program}')}")
             return
         looked_for = " or ".join("+".join(builder.programs) for builder in builders)
-        yield self._bad("container runtime", f"none in PATH: looked for {looked_for}", self._in_path("one of them"))
+        yield self.say.bad("container runtime", f"none in PATH: looked for {looked_for}", self._in_path("one of them"))
 
     def _places(self, found: Mapping[str, tuple[str, ...]]) -> Iterator[Finding]:
         for why in found.get("unwritable", ()):
-            yield self._bad("directories", why, f"look at the quota, or change {self.profile.section}.mount_path")
+            yield self.say.bad("directories", why, f"look at the quota, or change {self.profile.section}.mount_path")
         rooms = [int(room) for room in found.get("room", ()) if room.isdecimal()]
         if rooms and not found.get("unwritable"):
             meaning = f"can be written to, {min(rooms) / 1024**2:.1f} GiB are free"
             if min(rooms) < _LITTLE_ROOM_KIB:
-                yield self._doubtful("directories", meaning, "images take hundreds of MiB each: make room")
+                yield self.say.doubtful("directories", meaning, "images take hundreds of MiB each: make room")
             else:
-                yield self._good("directories", meaning)
+                yield self.say.good("directories", meaning)
         if locks := found.get("flock"):
             if "1" in locks:
-                yield self._bad(
+                yield self.say.bad(
                     "flock", "two holders at once: a job could be submitted twice", "mount the home with locks"
                 )
             else:
-                yield self._good("flock", "keeps a second one out")
+                yield self.say.good("flock", "keeps a second one out")
 
     def _clock(self, found: Mapping[str, tuple[str, ...]], asked_at: float, answered_at: float) -> Iterator[Finding]:
         told = found.get("now_ns", ("",))[0]
         if not told.isdecimal():
-            yield self._doubtful("clock", "date tells no nanoseconds: times of containers will be the node's")
+            yield self.say.doubtful("clock", "date tells no nanoseconds: times of containers will be the node's")
             return
         there = int(told) / 1e9
         skew_s = there - min(max(there, asked_at), answered_at)
         if abs(skew_s) > _SKEW_S:
             meaning = f"{skew_s:+.0f} s: the times of containers are off"
-            yield self._doubtful("clock", meaning, "synchronise the clocks of both with NTP")
+            yield self.say.doubtful("clock", meaning, "synchronise the clocks of both with NTP")
         else:
-            yield self._good("clock", "agrees with the node's")
+            yield self.say.good("clock", "agrees with the node's")
 
     def _extras(self, found: Mapping[str, tuple[str, ...]]) -> Iterator[Finding]:
-        if _code(found, "accounting") == 0:
-            yield self._good("accounting", "sacct answers")
+        if code_of(found, "accounting") == 0:
+            yield self.say.good("accounting", "sacct answers")
         else:
-            meaning = f"{_lines(found, 'accounting')}: how a job ended is known for MinJobAge only"
-            yield self._doubtful("accounting", meaning, "have the cluster's admin run slurmdbd")
+            meaning = f"{lines_of(found, 'accounting')}: how a job ended is known for MinJobAge only"
+            yield self.say.doubtful("accounting", meaning, "have the cluster's admin run slurmdbd")
         kinds = [line.strip() for line in found.get("mpi-line", ()) if line.strip() and "plugin" not in line.lower()]
-        if _code(found, "mpi") == 0 and kinds:
-            yield self._good("srun --mpi", ", ".join(kinds))
+        if code_of(found, "mpi") == 0 and kinds:
+            yield self.say.good("srun --mpi", ", ".join(kinds))
         else:
-            yield self._doubtful("srun --mpi", _lines(found, "mpi"), "MPI jobs will need an mpirun")
+            yield self.say.doubtful("srun --mpi", lines_of(found, "mpi"), "MPI jobs will need an mpirun")
 
     # -- verdicts ------------------------------------------------------------------------------------------------
 
     def _in_path(self, what: str) -> str:
         return f"put {what} into PATH of a shell that is not a login shell, or load it in {self.profile.section}.prerun"
-
-    def _good(self, what: str, meaning: str) -> Finding:
-        return self._finding(what, Verdict.GOOD, meaning)
-
-    def _doubtful(self, what: str, meaning: str, mend: str = "") -> Finding:
-        return self._finding(what, Verdict.DOUBTFUL, meaning, mend)
-
-    def _bad(self, what: str, meaning: str, mend: str = "") -> Finding:
-        return self._finding(what, Verdict.BAD, meaning, mend)
-
-    def _finding(self, what: str, verdict: Verdict, meaning: str, mend: str = "") -> Finding:
-        of = f"{self.profile.name}: {self.login.account}"
-        return Finding(of=of, what=what, verdict=verdict, meaning=meaning, mend=mend)
-
-
-def _code(found: Mapping[str, tuple[str, ...]], name: str) -> int | None:
-    told = found.get(name, ("",))[0]
-    return int(told) if told.isdecimal() else None
-
-
-def _line(found: Mapping[str, tuple[str, ...]], name: str) -> str:
-    return next((line.strip() for line in found.get(f"{name}-line", ()) if line.strip()), "")
-
-
-def _lines(found: Mapping[str, tuple[str, ...]], name: str) -> str:
-    return " / ".join(line.strip() for line in found.get(f"{name}-line", ()) if line.strip())[:300] or "no answer"
 
 
 def _number(version: str) -> tuple[int, ...]:

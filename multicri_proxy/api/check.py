@@ -37,7 +37,7 @@ class CheckRequest:
 
     settings: the section of the configuration that has the adapter's name, not yet checked.
     profile: which part of them; None for all. namespace: as whose pods; None for all that the settings name.
-    environment: where a pod's own variables may be given.
+    environment: where a pod's own variables may be given. run_job: whether something small may be run as pods are.
     """
 
     settings: Mapping[str, object]
@@ -46,6 +46,7 @@ class CheckRequest:
     profile: str | None
     namespace: str | None
     environment: Mapping[str, str]
+    run_job: bool = False
 
 
 class Check(Protocol):

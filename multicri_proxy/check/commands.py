@@ -5,7 +5,7 @@ from pathlib import Path
 
 _CHECK = """\
 Try the adapter's settings out: log in as pods would, and look at everything that a pod needs there. Says what was
-found, what it means and how to mend it. Nothing is left behind, and no job is submitted.
+found, what it means and how to mend it. Nothing is left behind, and no job is submitted unless --run-job asks for it.
 
   multicri-proxy check --config /etc/multicri-proxy/config.yaml           every profile, every account in it
   multicri-proxy check --config ... hpc --namespace physics               as the pods of one namespace
@@ -30,10 +30,11 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     check.add_argument("--config", metavar="FILE", type=Path, help="YAML file with settings, as for serve")
     check.add_argument("--namespace", metavar="NAME", help="log in as a pod of this namespace would")
+    check.add_argument("--run-job", action="store_true", help="also try a compute node out, with a small job")
     check.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from multicri_proxy.check.run import run  # noqa: PLC0415
 
-    return run(arguments.config, profile=arguments.profile, namespace=arguments.namespace)
+    return run(arguments.config, profile=arguments.profile, namespace=arguments.namespace, run_job=arguments.run_job)

@@ -14,18 +14,18 @@ from multicri_proxy.settings import Settings
 _USAGE_ERROR, _FAILED = 2, 1
 
 
-def run(config: Path | None, *, profile: str | None, namespace: str | None) -> int:
+def run(config: Path | None, *, profile: str | None, namespace: str | None, run_job: bool) -> int:
     """Check one profile, or all; as the pods of one namespace, or of all. Returns the process's exit status."""
     try:
         settings = load(flags={}, environment=dict(os.environ), file=config)
         check: Check = plug_in("checks", settings.adapter_name)
-        return asyncio.run(_print(check, _request(settings, profile, namespace)))
+        return asyncio.run(_print(check, _request(settings, profile, namespace, run_job=run_job)))
     except MulticriError as error:
         print(f"multicri-proxy: {error}", file=sys.stderr)
         return _USAGE_ERROR
 
 
-def _request(settings: Settings, profile: str | None, namespace: str | None) -> CheckRequest:
+def _request(settings: Settings, profile: str | None, namespace: str | None, *, run_job: bool) -> CheckRequest:
     return CheckRequest(
         settings=settings.adapters.get(settings.adapter_name, {}),
         handlers=settings.handler,
@@ -33,6 +33,7 @@ def _request(settings: Settings, profile: str | None, namespace: str | None) -> 
         profile=profile,
         namespace=namespace,
         environment=dict(os.environ),
+        run_job=run_job,
     )
 
 
