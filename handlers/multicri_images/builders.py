@@ -38,7 +38,9 @@ class _Sif:
         if source.uri.startswith(f"{LOCAL_DEFINITION}:/"):
             return self._of_definition(source.uri.partition(":")[2], target)
         # its cache is the account's, and two builds at once read what the other has half written
-        words = [self.name, "build", "--disable-cache"]
+        scheme = source.uri.partition(":")[0]
+        verb = "build" if scheme == "docker" else "pull"  # what is a SIF file keeps its signatures only by the latter
+        words = [self.name, verb, "--disable-cache"]
         environment: dict[str, str] = {}
         files: dict[str, bytes] = {}
         if source.plain_http:

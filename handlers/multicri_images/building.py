@@ -26,6 +26,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
+from multicri_images.children import end_with_who_asks
 from multicri_images.packing import LARGEST_CONFIG_BYTES
 
 DEFAULT_DIRECTORY = "/var/lib/multicri-proxy/images"
@@ -239,15 +240,10 @@ def _wipe(path: Path) -> None:
         shutil.rmtree(path, onerror=again)
 
 
-def _end_with_the_daemon(question: IO[bytes]) -> None:
-    question.read(1)
-    os.killpg(0, signal.SIGKILL)
-
-
 def main(question: IO[bytes], answer: IO[str]) -> None:
     """The program."""
     words: Mapping[str, Any] = json.loads(question.readline())
-    threading.Thread(target=_end_with_the_daemon, args=(question,), daemon=True).start()
+    threading.Thread(target=end_with_who_asks, args=(question,), daemon=True).start()
     os.nice(NICENESS)
     try:
         line = build(Job(**{**words, "user": tuple(words["user"]) if words["user"] else None}))

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from contextlib import suppress
+from typing import IO
 
 
 async def ask(module: str, question: Mapping[str, object], executor: Executor | None = None) -> dict[str, object]:
@@ -31,6 +32,12 @@ async def ask(module: str, question: Mapping[str, object], executor: Executor | 
         return answer
     finally:
         child.kill()
+
+
+def end_with_who_asks(question: IO[bytes]) -> None:
+    """For a thread of such a program: ends it, and all that it has begun, as soon as nobody waits for its answer."""
+    question.read(1)
+    os.killpg(0, signal.SIGKILL)
 
 
 class _Child:

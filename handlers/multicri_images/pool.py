@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from multicri_images.asking import Asking, Silent
+from multicri_images.builders import LOCAL_DEFINITION
 from multicri_images.building import DEFAULT_DIRECTORY
 from multicri_images.credentials import checked, of_docker_config
 from multicri_images.eviction import surplus
@@ -43,6 +44,7 @@ from multicri_images.records import (
     with_name,
     without_source,
 )
+from multicri_images.signatures import NO_KEYS, UNVERIFIED, is_verified, verified
 from multicri_proxy.api.adapter import ImagesContext
 from multicri_proxy.api.counts import Result
 from multicri_proxy.api.errors import (
@@ -53,7 +55,7 @@ from multicri_proxy.api.errors import (
     Unavailable,
 )
 from multicri_proxy.api.ids import ImageId, ImageRef
-from multicri_proxy.api.image import BuildSource, Image, ImageFile, ImagePool, RegistryAuth, Stored
+from multicri_proxy.api.image import BuildSource, Image, ImageFile, ImagePool, RegistryAuth, SignatureRule, Stored
 from multicri_proxy.api.log import Log
 from multicri_proxy.api.tasks import Tasks
 
@@ -143,12 +145,14 @@ class Pool:
             raise InvalidArgument(f"image name {name!r}: nothing here builds images of {scheme!r} yet")
         reference = reference_of(source)
         usable = checked(auth, reference.registry) if auth and reference else None
-        found = await self._found(source, usable or await self._of_the_node(source))
+        auth = usable or await self._of_the_node(source)
+        found = await self._found(source, auth)
         grant = Grant(uri=found.source, sealed=await self._sealed(usable, found.id, namespace))
         if not name.startswith(PREFIX):
             found = replace(found, digests=(*(without_form(digest) for digest in found.digests), *found.digests))
         if any(fnmatchcase(name, pattern) for pattern in settings.pinned):
             found = replace(found, pinned=True)
+        found = replace(found, signature=await self._signature(found, auth, settings))
         record = partial(self._record, name, source, found, {namespace: grant})
         return await self._tasks.finish(f"record {name}", record)
 
@@ -231,6 +235,45 @@ class Pool:
             plain_http=registry.plain_http,
             ca_certificates=certificates,
         )
+
+    async def signature_rule(self, image: Image) -> SignatureRule | None:
+        settings = await self._settings()
+        if settings.signatures == "off":
+            return None
+        required, known = settings.signatures == "enforce", self._records.get(image.id)
+        if image.scheme == "docker":
+            if required and not is_verified(known.image.signature if known else ""):
+                raise PermissionDenied(f"image {image.source}: {UNVERIFIED}: pull it again")
+            return None
+        if image.scheme == LOCAL_DEFINITION or not settings.signature_keys:
+            if required:
+                missing = "a definition has no signature" if settings.signature_keys else NO_KEYS
+                raise PermissionDenied(f"image {image.source}: images.signatures: enforce, and {missing}")
+            return None
+        keys = await asyncio.to_thread(_read, settings.signature_keys, "signature_keys")
+        return SignatureRule(keys=keys, required=required)
+
+    async def _signature(self, image: Image, auth: RegistryAuth | None, settings: "Settings") -> str:
+        """What is found out about it at a pull. Raises PermissionDenied if that is not enough, and has to be."""
+        if settings.signatures == "off" or image.scheme != "docker":
+            return ""
+        reference = reference_of(image.source)
+        registry = settings.of_registry(reference.registry) if reference else None
+        words = await verified(
+            reference=str(reference) if reference and reference.digest else "",
+            key=settings.cosign_key,
+            arguments=settings.cosign_arguments,
+            docker_config=auth.docker_config(reference.registry) if auth and reference else b"",
+            ca_file=registry.ca_file if registry else "",
+            plain_http=registry.plain_http if registry else False,
+        )
+        if is_verified(words):
+            _log.info("an image is signed", source=image.source, signature=words)
+        elif settings.signatures == "enforce":
+            raise PermissionDenied(f"image {image.source}: images.signatures: enforce, and it is {words}")
+        else:
+            _log.warning("an image is not known to be signed", source=image.source, signature=words)
+        return words
 
     async def file_suffix(self, runtime: str) -> str:
         return await asyncio.to_thread((await self._files()).suffix, runtime)

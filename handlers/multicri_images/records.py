@@ -84,6 +84,7 @@ def with_name(record: Record, found: Image, name: ImageRef, source: str) -> Reco
         names=known.names if name in known.names else (*known.names, name),
         digests=tuple(dict.fromkeys((*known.digests, *found.digests))),
         pinned=known.pinned or found.pinned,
+        signature=found.signature,
     )
     return replace(record, image=image, sources={**record.sources, name: source})
 
@@ -107,6 +108,7 @@ def to_row(record: Record) -> bytes:
         "size_bytes": image.size_bytes,
         "config": asdict(image.config) if image.config else None,
         "pinned": image.pinned,
+        "signature": image.signature,
         "platform": record.platform,
         "grants": {
             namespace: {"uri": grant.uri, "sealed": base64.b64encode(grant.sealed).decode()}
@@ -128,6 +130,7 @@ def from_row(value: bytes) -> Record:
         size_bytes=int(row["size_bytes"]),
         config=_config(row.get("config")),
         pinned=bool(row.get("pinned", False)),
+        signature=str(row.get("signature", "")),
     )
     grants = {
         namespace: Grant(uri=grant["uri"], sealed=base64.b64decode(grant["sealed"]))

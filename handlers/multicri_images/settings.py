@@ -4,9 +4,9 @@ import os
 import pwd
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from multicri_images.building import DEFAULT_DIRECTORY
 from multicri_images.names import SingularityScheme, source_of
@@ -42,6 +42,9 @@ class Settings(BaseModel):
     directory: on the node, of images that are built there; only the daemon and build_user get in.
     build_user: whom builders on the node run as, if the daemon is root. build_timeout_s: for one build there.
     builds_at_once: how many images are built on the node at a time.
+    signatures: whether images without a signature are taken, and that is said (``warn``), or refused (``enforce``).
+    signature_keys: file of OpenPGP public keys, for SIF files. cosign_key: file of a public key, for images of
+        registries. cosign_arguments: more words for ``cosign verify``.
     registries: by ``host`` or ``host:port``, those that are not reached as usual.
     """
 
@@ -60,6 +63,10 @@ class Settings(BaseModel):
     build_user: str = "nobody"
     build_timeout_s: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] = 3600.0
     builds_at_once: Annotated[int, Field(ge=1, le=64)] = 2
+    signatures: Literal["off", "warn", "enforce"] = "off"
+    signature_keys: Annotated[str, Field(pattern=r"^(/[^\x00\n]*)?$")] = ""
+    cosign_key: Annotated[str, Field(pattern=r"^(/[^\x00\n]*)?$")] = ""
+    cosign_arguments: tuple[Annotated[str, Field(pattern=r"^--[a-z][ -~]*$")], ...] = ()
     registries: Mapping[str, RegistrySettings] = {}
 
     @field_validator("build_user")
@@ -80,6 +87,12 @@ class Settings(BaseModel):
             if not known and host != "docker.io":
                 raise ValueError(f"{host[:80]!r} is no registry as names have it: host or host:port, in lower case")
         return value
+
+    @model_validator(mode="after")
+    def _keys(self) -> Self:
+        if self.signatures != "off" and not (self.signature_keys or self.cosign_key):
+            raise ValueError("signatures: needs keys to compare with: set signature_keys, or cosign_key, or both")
+        return self
 
     def of_registry(self, registry: str) -> RegistrySettings:
         return self.registries.get(registry, RegistrySettings())

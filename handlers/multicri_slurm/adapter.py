@@ -181,8 +181,10 @@ class SlurmAdapter:
                     allocation = await self._allocations.join(record, the_plan, cluster, self._sweeper.under_way)
                     record = replace(record, allocation=allocation)
                 await self._records.put(record)
-            published = await self._stager.stage(the_plan, volumes, cluster, site, record.directory)
-            await self._records.change(spec.id, stage=Stage.STAGED, published=published)
+            staged = await self._stager.stage(the_plan, volumes, cluster, site, record.directory)
+            await self._records.change(
+                spec.id, stage=Stage.STAGED, published=staged.published, image_signature=staged.signature
+            )
         except (asyncio.CancelledError, Unavailable):
             self._sweeper.sweep(record)
             raise
@@ -275,6 +277,7 @@ class SlurmAdapter:
             "step_id": record.step_id,
             "stage": record.stage.value,
             "results": record.results,
+            **({"image_signature": record.image_signature} if record.image_signature else {}),
         }
         if (line := self._watching.line_of(container_id)) is not None:
             facts |= {

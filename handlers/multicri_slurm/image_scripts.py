@@ -239,6 +239,25 @@ main "$@"
 done=definition with its sum; else done=missing|outside|unreadable|large|unknown.
 """
 
+VERIFY: Final = (
+    TOOLS
+    + r"""
+main() { # program file keys-in-base64
+  keys=$(mktemp -d) || return
+  trap 'wipe "$keys"' EXIT
+  export APPTAINER_KEYSDIR="$keys" SINGULARITY_KEYSDIR="$keys"
+  printf %s "$3" | base64 -d > "$keys/import" && "$1" key import "$keys/import" >"$keys/log" 2>&1 </dev/null &&
+    "$1" verify --local "$2" >"$keys/log" 2>&1 </dev/null
+  code=$?
+  [ "$code" = 0 ] || tail -n 3 -- "$keys/log" | say_lines log
+  sed -n 's/.*Fingerprint: *//p' "$keys/log" | say_lines fingerprint
+  if [ "$code" = 0 ]; then say done=verified; else say done=unverified; fi
+}
+main "$@"
+"""
+)
+"""Says done=verified, or done=unverified with the end of the program's log, and fingerprints of who has signed."""
+
 FORGET: Final = (
     _TOOLS
     + r"""

@@ -1,5 +1,6 @@
 """What can be asked of a cluster about images: scripts that run there, whichever way has them run."""
 
+import base64
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -115,6 +116,13 @@ class ImageVerbs(ABC):
         """What image_scripts.LOOK says of a file below a volume's directory."""
         wait_s = self.settings.command_timeout_s
         return await self._script(image_scripts.LOOK, volume, file, scheme, timeout_s=wait_s)
+
+    async def verify_image(self, program: str, path: str, keys: bytes) -> Mapping[str, tuple[str, ...]]:
+        """What image_scripts.VERIFY says of a SIF file, which is read whole."""
+        encoded = base64.b64encode(keys).decode()
+        return await self._script(
+            image_scripts.VERIFY, program, path, encoded, timeout_s=self.settings.build_timeout_s, long=True
+        )
 
     async def forget_image(self, directory: str, name: str) -> bool:
         """Remove an image, of whatever builder, with all that is known of it; False if it is still needed."""

@@ -16,7 +16,16 @@ from functools import partial
 from multicri_proxy.api.counts import ImageCounts
 from multicri_proxy.api.errors import FailedPrecondition, MulticriError, Unavailable
 from multicri_proxy.api.ids import ImageId
-from multicri_proxy.api.image import Build, BuildSource, Image, ImageBuilder, ImageFile, ImagePool, build_error
+from multicri_proxy.api.image import (
+    Build,
+    BuildSource,
+    Image,
+    ImageBuilder,
+    ImageFile,
+    ImagePool,
+    SignatureRule,
+    build_error,
+)
 from multicri_proxy.api.log import Log
 from multicri_proxy.api.tasks import Tasks
 from multicri_slurm import image_scripts
@@ -129,6 +138,10 @@ class Images:
                 return wanted.path
             await self._made(wanted)
         raise Unavailable(f"{place.account}: {wanted.path} is gone as soon as it is built")
+
+    async def signature_rule(self, image: Image) -> SignatureRule | None:
+        """Raises PermissionDenied if the image has to be signed, and is known not to be."""
+        return await self._pool.signature_rule(image)
 
     def builds(self, image_id: ImageId) -> Sequence[Build]:
         """From memory."""

@@ -51,6 +51,7 @@ class Record:
     results: absolute, in the cluster; what is in it stays. message_path: on the node, of the termination message.
     allocation: the record of the allocation in which the container is a step; None for a job of its own.
     step_id: of the step, from its start on; empty for a job of its own, which runs in the job's batch step.
+    image_signature: what was found out about that, for a human; empty if nobody looked.
     allocation_of: the sandbox whose allocation this is; None for a container.
     way_back: the door to the node's network, sealed as the credentials are; empty for none.
     """
@@ -73,6 +74,7 @@ class Record:
     allocation: ContainerId | None = None
     step_id: str = ""
     allocation_of: PodSandboxId | None = None
+    image_signature: str = ""
     way_back: bytes = b""
 
 
@@ -163,6 +165,7 @@ def _to_row(record: Record) -> bytes:
         "published": [asdict(published) for published in record.published],
         "results": record.results,
         "message_path": record.message_path,
+        "image_signature": record.image_signature,
         "allocation": record.allocation,
         "step_id": record.step_id,
         "allocation_of": record.allocation_of,
@@ -190,6 +193,7 @@ def _from_row(value: bytes) -> Record:
         published=tuple(Published(**published) for published in row.get("published", ())),
         results=row.get("results", ""),
         message_path=row.get("message_path", ""),
+        image_signature=row.get("image_signature", ""),
         allocation=row.get("allocation"),
         step_id=row.get("step_id", ""),
         allocation_of=row.get("allocation_of"),

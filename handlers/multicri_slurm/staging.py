@@ -1,10 +1,12 @@
 """Getting a container ready in the cluster: its image built, its directory written."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from multicri_proxy.api.image import ImageBuilder
 from multicri_slurm.carrying import Carrier, Place
 from multicri_slurm.image_config import read_image_config
+from multicri_slurm.image_signatures import signature_of
 from multicri_slurm.images import Images
 from multicri_slurm.local_images import LocalFile, check_definition, file_of, is_local, volume_of
 from multicri_slurm.plan import Plan, env_file_of, files_of, has_runtime, launcher_of, programs_of, runtime_of
@@ -14,6 +16,14 @@ from multicri_slurm.runtimes import Runtime
 from multicri_slurm.sites import Site
 from multicri_slurm.verbs import ClusterVerbs
 from multicri_slurm.volumes import Volume
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staged:
+    """published: what is to be kept fresh of the container's volumes. signature: of its image, for a human."""
+
+    published: tuple[Published, ...]
+    signature: str
 
 
 class Stager:
@@ -50,8 +60,9 @@ class Stager:
 
     async def stage(
         self, plan: Plan, volumes: tuple[Volume, ...], cluster: ClusterVerbs, site: Site, directory: str
-    ) -> tuple[Published, ...]:
-        """Have the image built and the container's files written; returns what is to be kept fresh of its volumes."""
+    ) -> Staged:
+        """Have the image built and the container's files written."""
+        rule = await self._images.signature_rule(plan.spec.image)
         builder, runtime = runtime_of(site, self._builders, plan.profile.settings)
         if is_local(plan.spec.image):
             local = await self._local(plan, volumes, cluster, site, runtime)
@@ -61,6 +72,7 @@ class Stager:
         else:
             image_path = await self._images.ready(plan, cluster, site, builder, directory)
             config = await read_image_config(cluster, runtime, image_path)
+        signature = await signature_of(cluster, runtime, plan.spec.image, image_path, rule)
         place = Place(
             spec=plan.spec,
             cluster=cluster,
@@ -84,7 +96,7 @@ class Stager:
         if carried.notice:
             files["stderr"] = (carried.notice.encode(), 0o600)  # the job appends to it
         await cluster.write_files(directory, files)
-        return carried.published
+        return Staged(published=carried.published, signature=signature)
 
     async def _local(
         self, plan: Plan, volumes: tuple[Volume, ...], cluster: ClusterVerbs, site: Site, runtime: Runtime

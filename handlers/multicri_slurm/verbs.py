@@ -70,6 +70,10 @@ class ClusterVerbs(Protocol):
         """What image_scripts.LOOK says of a file below a volume's directory."""
         ...
 
+    async def verify_image(self, program: str, path: str, keys: bytes) -> Mapping[str, tuple[str, ...]]:
+        """What image_scripts.VERIFY says of a SIF file, which is read whole."""
+        ...
+
     async def forget_image(self, directory: str, name: str) -> bool:
         """Remove an image, of whatever builder, with all that is known of it; False if it is still needed."""
         ...

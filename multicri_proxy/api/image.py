@@ -43,7 +43,8 @@ class Image:
     names: every name under which it was pulled and that has not moved on to another image, oldest first.
     digests: names of the manifests that it was found under, ``multicri/docker-repository.ghcr.io/acme/tool@sha256:…``.
     size_bytes: of its layers, as the registry has them; 0 if it was not asked. config: None likewise.
-    pinned: never to be removed to make room.
+    pinned: never to be removed to make room. signature: what its pull found out about that, for a human; empty if
+        nobody looked.
     """
 
     id: ImageId
@@ -53,6 +54,7 @@ class Image:
     size_bytes: int = 0
     config: ImageConfig | None = None
     pinned: bool = False
+    signature: str = ""
 
     @property
     def scheme(self) -> str:
@@ -111,6 +113,17 @@ class BuildSource:
     auth: RegistryAuth | None = None
     plain_http: bool = False
     ca_certificates: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignatureRule:
+    """How a SIF file is to be looked at before it is used.
+
+    keys: OpenPGP's public ones, of which one must have signed it. required: else it is only said.
+    """
+
+    keys: bytes
+    required: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +211,13 @@ class ImagePool(Protocol):
         """What a build of the image for a pod of this namespace is to be given. Ask anew for each build.
 
         Raises FailedPrecondition if the credentials cannot be had back.
+        """
+        ...
+
+    async def signature_rule(self, image: Image) -> SignatureRule | None:
+        """What an admin wants of the file that the image is, or is made of; None if nothing.
+
+        Raises PermissionDenied if the image has to be signed, and is not, as its pull found, or cannot be.
         """
         ...
 

@@ -150,7 +150,8 @@ class ImageCalls(Calls):
     def _image_facts(self, image: Image) -> dict[str, object]:
         config = {"config": asdict(image.config)} if image.config else {}
         builds = [f"{build.place}: {build.state}" for build in self.builds_of(image)]
-        return {"source": image.source, "builds": builds, **config}
+        signature = {"signature": image.signature} if image.signature else {}
+        return {"source": image.source, "builds": builds, **signature, **config}
 
     def _selected(self, wanted: cri.ImageFilter) -> list[cri.Image]:
         images, sizes = self._parts.images, self.stored().sizes_bytes

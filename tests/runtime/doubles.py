@@ -12,7 +12,7 @@ from typing import Self
 from multicri_proxy.api.adapter import Adapter, ContainerSpec, OutputStream, Phase, Report, Usage
 from multicri_proxy.api.errors import FailedPrecondition, NotFound
 from multicri_proxy.api.ids import ContainerId, ImageId, ImageRef, PodSandboxId
-from multicri_proxy.api.image import BuildSource, Image, ImageFile, RegistryAuth, Stored
+from multicri_proxy.api.image import BuildSource, Image, ImageFile, RegistryAuth, SignatureRule, Stored
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.ledger import Ledger
 from multicri_proxy.network.pod_network import PodNetwork
@@ -211,6 +211,9 @@ class MemoryImages:
 
     async def build_source(self, image: Image, namespace: str) -> BuildSource:
         return BuildSource(uri=image.source)
+
+    async def signature_rule(self, image: Image) -> SignatureRule | None:
+        return None
 
     async def file_suffix(self, runtime: str) -> str:
         raise FailedPrecondition(f"nothing is built here for {runtime}")
