@@ -57,8 +57,14 @@ class _Watched:
     unclear_since: float | None = None
 
 
+class Wait(Protocol):
+    """Waits for an event, not longer than so many seconds; says whether it was set."""
+
+    async def __call__(self, event: asyncio.Event, seconds: float) -> bool: ...
+
+
 class Watcher:
-    """Watches the jobs of one account until it is cancelled."""
+    """Watches the jobs of one account until it is cancelled. clock, wait: the time that it goes by."""
 
     def __init__(
         self,
@@ -66,11 +72,13 @@ class Watcher:
         listener: Listener,
         poll_interval_s: float,
         clock: Callable[[], float] = time.monotonic,
+        wait: Wait = within,
     ) -> None:
         self._account = account
         self._listener = listener
         self._slowest_s = max(poll_interval_s, FASTEST_S)
         self._clock = clock
+        self._wait = wait
         self._watched: dict[ContainerId, _Watched] = {}
         self._awake = asyncio.Event()
         self._interval_s = FASTEST_S
@@ -102,7 +110,7 @@ class Watcher:
                 await self._awake.wait()
                 self._awake.clear()
             self._interval_s = await self._round()
-            await within(self._awake, self._interval_s * random.uniform(0.8, 1.2))  # noqa: S311
+            await self._wait(self._awake, self._interval_s * random.uniform(0.8, 1.2))  # noqa: S311
             self._awake.clear()
 
     async def _round(self) -> float:

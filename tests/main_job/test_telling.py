@@ -80,6 +80,31 @@ async def told(
     raise AssertionError("the events ended")
 
 
+async def test_each_line_is_in_the_log_while_the_job_waits_for_somebody_to_have_read_it(
+    kubelet: Kubelet, image: str, account: Mapping[str, str]
+) -> None:
+    pod = await kubelet.run_pod_sandbox("asks", handler="multicri")
+    await kubelet.pull(image)
+    script = """
+        for line in 1 2 3; do
+          echo "out $line"; echo "err $line" >&2
+          until [ -e "/tmp/read-$line" ]; do sleep 0.1; done
+        done
+        exit 9
+    """
+    container = await kubelet.create_container(pod, image, command=["sh", "-c", script], env=account)
+    await kubelet.start(container)
+    for line in range(1, 4):
+        await kubelet.wait_for_log(pod, f"out {line}\n")
+        await kubelet.wait_for_log(pod, f"err {line}\n")
+        assert (await kubelet.status(container)).state == cri.CONTAINER_RUNNING
+        request = cri.ExecSyncRequest(container_id=container, cmd=["touch", f"/tmp/read-{line}"], timeout=60)
+        assert (await kubelet.call(request, cri.ExecSyncResponse)).exit_code == 0
+    assert (await kubelet.wait_until_exited(container)).exit_code == 9
+    for stream, word in (("stdout", "out"), ("stderr", "err")):
+        assert [line for line in read_log(pod, stream=stream) if word in line] == [f"{word} {n}\n" for n in (1, 2, 3)]
+
+
 async def test_stats_are_what_the_job_uses(kubelet: Kubelet, image: str, account: Mapping[str, str]) -> None:
     pod = await kubelet.run_pod_sandbox("burns", handler="multicri")
     await kubelet.pull(image)

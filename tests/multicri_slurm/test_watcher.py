@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pytest
 from multicri_slurm.accounts import Account, Login
 from multicri_slurm.answers import JobLine, facts
 from multicri_slurm.cluster import MOST_JOBS_TO_SACCT, MOST_JOBS_TO_SCONTROL, Cluster
@@ -13,7 +14,7 @@ from multicri_slurm.remote_scripts import HISTORY
 from multicri_slurm.settings import read_settings
 from multicri_slurm.ssh import Result
 from multicri_slurm.states import JobState
-from multicri_slurm.watcher import Watcher
+from multicri_slurm.watcher import FASTEST_S, GROWTH, HURRY_S, LAST_RETRY_S, Watcher
 
 from multicri_proxy.api.adapter import Phase
 from multicri_proxy.api.errors import Unavailable
@@ -66,6 +67,79 @@ async def first_news(connection: CannedConnection, count: int = 1) -> list[tuple
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running
+
+
+class Pauses:
+    """A clock that a watcher's own pauses move, so that hours of watching take no time. Stops it after so many."""
+
+    def __init__(self, most: int) -> None:
+        self.now, self.taken = 0.0, list[float]()
+        self.over = asyncio.Event()
+        self._most = most
+        self.during: Callable[[], None] = lambda: None
+
+    def clock(self) -> float:
+        return self.now
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
+        self.taken.append(seconds)
+        self.during()
+        if event.is_set():
+            return True
+        self.now += seconds
+        if len(self.taken) >= self._most:
+            self.over.set()
+            await asyncio.Event().wait()
+        return False
+
+
+async def watch(connection: CannedConnection, pauses: Pauses, hurried: bool = False) -> None:
+    watcher = Watcher(ACCOUNT, Ears(), poll_interval_s=10.0, clock=pauses.clock, wait=pauses.wait)
+    cluster = Cluster(Login(account=ACCOUNT, password="x"), connection, read_settings({}))  # type: ignore[arg-type]
+    watcher.track(ContainerId("c"), JobId(7), cluster)
+    if hurried:
+        pauses.during = watcher.hurry
+    running = asyncio.ensure_future(watcher.run())
+    async with asyncio.timeout(60):
+        await pauses.over.wait()
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+THERE = "squeue=7|RUNNING|cn1|lab|n|None\ndone=queue"
+
+
+@pytest.mark.parametrize("hurried", [False, True])
+async def test_a_silent_cluster_is_asked_less_and_less_up_to_a_limit_whatever_happens_on_the_node(
+    hurried: bool,
+) -> None:
+    pauses = Pauses(40)
+    await watch(CannedConnection(["cut"]), pauses, hurried)
+    expected = [min(LAST_RETRY_S, 1.4 * 2**number) for number in range(40)]
+    assert all(0.8 * wanted <= taken <= 1.2 * wanted for taken, wanted in zip(pauses.taken, expected, strict=True))
+    at_the_limit = set(pauses.taken[6:])
+    assert len(at_the_limit) > 20  # no two daemons ask in step
+    assert min(at_the_limit) < 0.95 * LAST_RETRY_S < 1.05 * LAST_RETRY_S < max(at_the_limit)
+
+
+async def test_a_cluster_that_answers_again_is_asked_often_at_once_and_then_as_seldom_as_an_idle_one() -> None:
+    pauses = Pauses(40)
+    await watch(CannedConnection([*["cut"] * 10, THERE]), pauses)
+    silent, answered = pauses.taken[9], pauses.taken[10:]
+    assert silent >= 0.8 * LAST_RETRY_S
+    assert answered[0] <= 1.2 * FASTEST_S * GROWTH
+    expected = [min(10.0, FASTEST_S * GROWTH ** (number + 1)) for number in range(len(answered))]
+    assert all(0.8 * wanted <= taken <= 1.2 * wanted for taken, wanted in zip(answered, expected, strict=True))
+
+
+async def test_a_job_that_has_just_been_submitted_is_asked_for_often_for_a_while() -> None:
+    pauses = Pauses(60)
+    await watch(CannedConnection([THERE]), pauses)
+    hurried = [taken for number, taken in enumerate(pauses.taken) if sum(pauses.taken[:number]) < HURRY_S]
+    assert len(hurried) > HURRY_S / FASTEST_S / 1.3
+    assert max(hurried) <= 1.2 * FASTEST_S
+    assert min(pauses.taken[-10:]) >= 0.8 * 10.0
 
 
 async def test_a_running_job_is_seen() -> None:
