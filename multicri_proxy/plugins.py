@@ -16,4 +16,8 @@ def plug_in(group: str, name: str) -> Any:  # each group has a factory of its ow
 
 
 def plug_ins(group: str) -> list[Any]:
-    return [point.load() for point in entry_points(group=f"multicri_proxy.{group}")]
+    return list(named_plug_ins(group).values())
+
+
+def named_plug_ins(group: str) -> dict[str, Any]:
+    return {point.name: point.load() for point in entry_points(group=f"multicri_proxy.{group}")}

@@ -5,6 +5,7 @@ makes its claim, and there is one claim.
 """
 
 import asyncio
+import json
 import re
 import shutil
 import signal
@@ -13,7 +14,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from multicri_charliecloud.attaching import follow
 from multicri_charliecloud.cgroup_member import remove
@@ -80,6 +81,7 @@ class CharliecloudAdapter:
         self._usages = Usages(lambda: self._measured, self._tasks)
         self._board = Board()
         self._known: set[ContainerId] = set()
+        self._namespaces: dict[PodSandboxId, str] = {}
         self._starts: dict[ContainerId, asyncio.Future[None]] = {}
         self._keepers: dict[ContainerId, asyncio.Task[None]] = {}
         self._options: frozenset[str] | None = None
@@ -89,7 +91,13 @@ class CharliecloudAdapter:
         return "charliecloud"
 
     async def __aenter__(self) -> Self:
-        self._known = {ContainerId(key) for key, _ in await self._store.items() if key != MARK}
+        for key, row in await self._store.items():
+            if key == MARK:
+                continue
+            self._known.add(ContainerId(key))
+            if row:
+                sandbox_id, namespace = json.loads(row)
+                self._namespaces[PodSandboxId(sandbox_id)] = namespace
         await asyncio.to_thread(self._directories.make, self._identity)
         self._cgroups = await asyncio.to_thread(Cgroups.found)
         if self._cgroups is None:
@@ -112,12 +120,14 @@ class CharliecloudAdapter:
                 self._keep(container_id)
 
     async def create_container(self, spec: ContainerSpec) -> None:
-        check(spec, self._settings)
-        for ignored in refusals(spec):
+        is_root = self._identity is not None
+        check(spec, self._settings, is_root=is_root)
+        for ignored in refusals(spec, is_root=is_root):
             _log.warning("a demand is ignored, by policy", container_id=spec.id, demand=ignored)
         ch_run, options = await self._ch_run()
         directory = self._directories.of(spec.id)
-        await self._store.put(spec.id, b"")
+        await self._store.put(spec.id, json.dumps([spec.pod.sandbox_id, spec.pod.network_namespace]).encode())
+        self._namespaces[spec.pod.sandbox_id] = spec.pod.network_namespace
         self._known.add(spec.id)
         try:
             async with self._images.using(spec.image, spec.pod.namespace) as image:
@@ -164,6 +174,11 @@ class CharliecloudAdapter:
 
     async def stop_sandbox(self, sandbox_id: PodSandboxId) -> None:
         """A pod has nothing but its containers."""
+        self._namespaces.pop(sandbox_id, None)
+
+    @property
+    def joins_pod_network(self) -> Literal[True]:
+        return True
 
     def watch(self) -> AsyncIterator[Report]:
         return self._board.watch()
@@ -194,7 +209,7 @@ class CharliecloudAdapter:
     async def exec(self, container_id: ContainerId, command: Sequence[str], streams: Streams) -> int:
         directory, started = await self._running(container_id)
         job = await asyncio.to_thread(directory.job)
-        kept = {name: job[name] for name in ("identity", "working_dir", "variables", "oom_score_adj")}
+        kept = {name: job[name] for name in ("identity", "groups", "working_dir", "variables", "oom_score_adj")}
         kept["cgroup"] = await asyncio.to_thread(directory.group)
         return await run_inside({**kept, **asdict(started), "command": list(command), "tty": streams.tty}, streams)
 
@@ -203,7 +218,7 @@ class CharliecloudAdapter:
         await follow(directory, started, self._board.ended(container_id), streams)
 
     def connect(self, sandbox_id: PodSandboxId, port: int) -> AbstractAsyncContextManager[Connection]:
-        return connected(port)
+        return connected(port, self._namespaces.get(sandbox_id, ""))
 
     async def bring_image(self, image: Image, namespace: str) -> None:
         async with self._images.using(image, namespace):

@@ -103,6 +103,13 @@ class ContainerDirectory:
         """Empty if it has none."""
         return self._facts("cgroup") or {}
 
+    def write(self, name: str, text: str) -> Path:
+        """A file that the container sees."""
+        path = self.path / name
+        path.write_text(text)
+        path.chmod(0o644)
+        return path
+
     def job(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.path / "job.json").read_text())
         return found

@@ -61,18 +61,27 @@ def _enter(job: dict[str, Any]) -> None:
     of its own, as an ordinary user's, that comes first.
     """
     pid, supervisor = job["pid"], job["supervisor_pid"]
-    kinds = {"pid": kernel.CLONE_NEWPID, "mnt": kernel.CLONE_NEWNS, "user": kernel.CLONE_NEWUSER}
+    kinds = {
+        "net": kernel.CLONE_NEWNET,
+        "uts": kernel.CLONE_NEWUTS,
+        "ipc": kernel.CLONE_NEWIPC,
+        "pid": kernel.CLONE_NEWPID,
+        "mnt": kernel.CLONE_NEWNS,
+        "user": kernel.CLONE_NEWUSER,
+    }
     files = {name: os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY) for name in kinds}
     outer = os.open(f"/proc/{supervisor}/ns/user", os.O_RDONLY)
     if start_time(pid) != job["start_time"]:
         raise ProcessLookupError("it has ended")
     if job["identity"] is None:
         kernel.setns(outer, kernel.CLONE_NEWUSER)
-    for name in ("pid", "mnt"):
-        kernel.setns(files[name], kinds[name])
+    foreign = [name for name in kinds if Path(f"/proc/self/ns/{name}").stat().st_ino != os.fstat(files[name]).st_ino]
+    for name in foreign:
+        if name != "user":
+            kernel.setns(files[name], kinds[name])
     if job["identity"] is not None:
         user, group = job["identity"]
-        os.setgroups([])
+        os.setgroups(job["groups"])
         os.setresgid(group, group, group)
         os.setresuid(user, user, user)
     kernel.setns(files["user"], kernel.CLONE_NEWUSER)

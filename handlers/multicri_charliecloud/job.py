@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from multicri_charliecloud.settings import Settings
-from multicri_proxy.api.adapter import ContainerSpec, Mount
+from multicri_charliecloud.support import FIELDS, GROUPS, SYSCTLS
+from multicri_proxy.api.adapter import ContainerSpec, Demand, Dns, Mount, Pod
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument
 from multicri_proxy.api.image import ImageConfig
+from multicri_proxy.api.support import Answer, of_field
 
 DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 LONGEST_STRING_BYTES = 131_071
@@ -20,6 +22,11 @@ LARGEST_TOTAL_BYTES = 1024 * 1024
 LARGEST_ID = 2**32 - 2
 NEWLINES_SINCE = "--set-env0"
 """The option of ch-run that parts variables by NUL bytes; from 0.34 on."""
+
+_HOSTNAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9.]{0,62}[A-Za-z0-9])?", re.ASCII)
+_DNS_WORD = re.compile(r"[!-~]{1,253}", re.ASCII)
+_SYSCTL = re.compile(r"[a-z0-9]([-_a-z0-9]*[a-z0-9])?([./][a-z0-9]([-_a-z0-9]*[a-z0-9])?)*", re.ASCII)
+LONGEST_SYSCTL = 1024
 
 _NAME = re.compile(r"[!-<>-~]+", re.ASCII)  # what Kubernetes' relaxed check allows: printable ASCII without "="
 
@@ -32,24 +39,43 @@ class User:
     group_id: int
 
 
-def refusals(spec: ContainerSpec) -> list[str]:
-    """What it asks for that ch-run on a node cannot give, by CRI's names."""
-    found = list(spec.security.demands)
-    found += [f"devices: {path}" for path in spec.devices]
+def refusals(spec: ContainerSpec, *, is_root: bool) -> list[Demand]:
+    """What it asks for that cannot be honoured on this node. is_root: the daemon is."""
+    found = [one for one in spec.security.demands if of_field(FIELDS, one.field).answer is Answer.BY_POLICY]
+    given = groups_of(spec, is_root=is_root)
+    found += [Demand(GROUPS, str(group)) for group in spec.security.supplemental_groups if group not in given]
+    settable = sysctls_of(spec, is_root=is_root)
+    found += [Demand(SYSCTLS, name) for name in spec.pod.sysctls if name not in settable]
     return found
 
 
-def check(spec: ContainerSpec, settings: Settings) -> None:
+def groups_of(spec: ContainerSpec, *, is_root: bool) -> list[int]:
+    """Those of the node that its processes are in, so that they can use volumes. Never root's."""
+    return [_id(group) for group in spec.security.supplemental_groups if group] if is_root else []
+
+
+def sysctls_of(spec: ContainerSpec, *, is_root: bool) -> dict[str, str]:
+    """Those that are of a namespace which is not the node's. Source: sysctl(8); ipc_namespaces(7)."""
+    kinds = ["net."] if spec.pod.network_namespace else []
+    kinds += [] if spec.security.node_ipc else ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."]
+    dotted = {name: name if "/" not in name else name.replace("/", ".") for name in spec.pod.sysctls}
+    return {
+        name: value for name, value in spec.pod.sysctls.items() if is_root and dotted[name].startswith(tuple(kinds))
+    }
+
+
+def check(spec: ContainerSpec, settings: Settings, *, is_root: bool) -> None:
     """Raises InvalidArgument for what no version can, and by policy for what cannot be honoured."""
-    if settings.policy == "strict" and (refused := refusals(spec)):
+    if settings.policy == "strict" and (refused := refusals(spec, is_root=is_root)):
         raise InvalidArgument(
-            f"{'; '.join(refused)}: cannot be honoured by Charliecloud; leave it out, "
+            f"{'; '.join(map(str, refused))}: cannot be honoured by Charliecloud; leave it out, "
             "or have an admin set charliecloud.policy to permissive"
         )
     if spec.working_dir and not spec.working_dir.startswith("/"):
         raise InvalidArgument(f"working_dir {spec.working_dir!r}: must be an absolute path")
     for mount in spec.mounts:
         _check_mount(mount)
+    _check_pod(spec.pod)
     total = 0
     for number, word in enumerate((*spec.command, *spec.args)):
         total += _counted(f"command and args: word {number}", len(word.encode("utf-8", "surrogatepass")))
@@ -59,6 +85,26 @@ def check(spec: ContainerSpec, settings: Settings) -> None:
         total += _counted(f"env {name}", len(name) + 1 + len(value))
     if total > LARGEST_TOTAL_BYTES:
         raise InvalidArgument(f"command, args and env have {total} bytes together: at most {LARGEST_TOTAL_BYTES}")
+
+
+def _check_pod(pod: Pod) -> None:
+    if pod.hostname and not _HOSTNAME.fullmatch(pod.hostname):
+        raise InvalidArgument(f"hostname {pod.hostname[:80]!r}: must be 1 to 64 of A-Z a-z 0-9 - and . (Linux)")
+    for kind, words in (("servers", pod.dns.servers), ("searches", pod.dns.searches), ("options", pod.dns.options)):
+        for word in words:
+            if not _DNS_WORD.fullmatch(word):
+                raise InvalidArgument(f"dns_config.{kind}: {word[:80]!r} is no word of a resolv.conf")
+    for name, value in pod.sysctls.items():
+        if not _SYSCTL.fullmatch(name) or not value.isprintable() or len(value) > LONGEST_SYSCTL:
+            raise InvalidArgument(f"linux.sysctls: {name[:80]!r}: is no sysctl, or its value is none")
+
+
+def resolv_conf(dns: Dns) -> str:
+    """Empty if the node's is wanted. Source: resolv.conf(5)."""
+    lines = [f"nameserver {server}" for server in dns.servers]
+    lines += [f"search {' '.join(dns.searches)}"] if dns.searches else []
+    lines += [f"options {' '.join(dns.options)}"] if dns.options else []
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _check_mount(mount: Mount) -> None:
@@ -95,6 +141,8 @@ def environment_of(spec: ContainerSpec, config: ImageConfig, user: User) -> dict
         name, equals, value = line.partition("=")
         if equals and _NAME.fullmatch(name) and "\n" not in value and "\0" not in value:
             variables[name] = value.encode("utf-8", "surrogateescape")
+    if spec.pod.hostname:
+        variables["HOSTNAME"] = spec.pod.hostname.encode()
     return variables | dict(spec.env)
 
 

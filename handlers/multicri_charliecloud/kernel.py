@@ -1,6 +1,6 @@
 """System calls that this Python has no function for. Stands alone, as the programs that use it do.
 
-Source: unshare(2), setns(2), mount(2), prctl(2), linux/sched.h, linux/mount.h.
+Source: unshare(2), setns(2), mount(2), sethostname(2), prctl(2), linux/sched.h, linux/mount.h.
 """
 
 import ctypes
@@ -9,6 +9,9 @@ import os
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
 
 MS_RDONLY = 0x1
 MS_NOSUID = 0x2
@@ -52,6 +55,11 @@ def bind(source: str, target: str, *, readonly: bool = False) -> None:
         kept = has & (MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME | MS_NODIRATIME)
         kept |= MS_RELATIME if has & _ST_RELATIME else 0
         mount("none", target, flags=MS_REMOUNT | MS_BIND | MS_RDONLY | kept)
+
+
+def sethostname(name: str) -> None:
+    text = name.encode()
+    _check(_libc.sethostname(text, len(text)), "sethostname")
 
 
 def die_with_parent(signal_number: int) -> None:

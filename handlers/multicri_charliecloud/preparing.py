@@ -12,6 +12,9 @@ from multicri_charliecloud.job import (
     command_of,
     environment_file,
     environment_of,
+    groups_of,
+    resolv_conf,
+    sysctls_of,
     user_of,
     words_of,
 )
@@ -61,11 +64,22 @@ def prepare(
         hosts[path] = mount.host_path
         staged.append((mount.host_path, places[path], mount.readonly))
 
+    for path, source in _of_the_node(spec, directory).items():
+        if path not in hosts and "/etc" not in hosts:
+            binds.append((str(source), inside.make(image, path, directory=False)))
+
     paths = Paths(ch_run=ch_run, image=image, env_file=str(directory.env_file), binds=tuple(binds))
     command = command_of(spec, config)
     job: dict[str, Any] = {
         "words": words_of(command, working_dir, user, paths, options, readonly=spec.security.readonly_rootfs),
         "identity": [identity.user_id, identity.group_id] if identity else None,
+        "groups": groups_of(spec, is_root=identity is not None),
+        "network": spec.pod.network_namespace,
+        "hostname": spec.pod.hostname,
+        "node_ipc": spec.security.node_ipc,
+        "sysctls": sysctls_of(spec, is_root=identity is not None),
+        "masked": _in_the_kernels(spec.security.masked_paths),
+        "protected": _in_the_kernels(spec.security.readonly_paths),
         "binds": staged,
         "devices": str(directory.devices),
         "device_binds": device_binds,
@@ -78,6 +92,21 @@ def prepare(
         "variables": {name: value.decode("utf-8", "surrogateescape") for name, value in variables.items()},
     }
     directory.write_job(job, env_file, identity)
+
+
+def _of_the_node(spec: ContainerSpec, directory: ContainerDirectory) -> dict[str, Path]:
+    """Files of /etc that are no part of the image, by their paths in the container."""
+    found = {"/etc/hosts": Path("/etc/hosts"), "/etc/resolv.conf": Path("/etc/resolv.conf")}
+    if text := resolv_conf(spec.pod.dns):
+        found["/etc/resolv.conf"] = directory.write("resolv.conf", text)
+    if spec.pod.hostname:
+        found["/etc/hostname"] = directory.write("hostname", f"{spec.pod.hostname}\n")
+    return {path: source for path, source in found.items() if source.is_file()}
+
+
+def _in_the_kernels(paths: Sequence[str]) -> list[str]:
+    """Those that Linux has: the kubelet names no others."""
+    return [path for path in paths if path.startswith(("/proc/", "/sys/")) and ".." not in path.split("/")]
 
 
 def _in_order(mounts: Sequence[Mount], tmp: str) -> list[Mount]:

@@ -29,6 +29,9 @@ from multicri_charliecloud.cgroup_member import join, oom_kills, remove
 from multicri_charliecloud.relay import Relay
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+UNPRIVILEGED = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
+"""So that a container that is nobody on the node has port 53 of its own network, and ping."""
+
 LONGEST_MESSAGE_BYTES = 4096
 CANNOT_RUN_EXIT_CODE = 127
 
@@ -85,6 +88,8 @@ class Container:
     """job: ``words`` of ch-run; ``identity``: user and group id to become, or null; ``binds``: source, target, readonly
     of each mount to be made in the namespace of this process; ``devices``: directory that gets a /dev of its own;
     ``device_binds``: the same as binds, with targets below that; ``stdin``, ``stdin_once``, ``tty``;
+    ``groups``: further ones of the node; ``network``: path of a namespace to enter, or nothing; ``hostname``,
+    ``sysctls``, ``node_ipc``; ``masked``, ``protected``: paths not to be seen, and not to be changed;
     ``oom_score_adj``, or nearly that where only root may have it; ``environment`` of ch-run itself.
     """
 
@@ -145,13 +150,27 @@ class Container:
 
     def _enter_namespaces(self) -> None:
         user, group = os.geteuid(), os.getegid()
+        if self._job["network"]:
+            with Path(self._job["network"]).open() as network:
+                kernel.setns(network.fileno(), kernel.CLONE_NEWNET)
+        kinds = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID
+        kinds |= 0 if self._job["node_ipc"] else kernel.CLONE_NEWIPC
+        kinds |= kernel.CLONE_NEWUTS if self._job["hostname"] else 0
         if user == 0:
-            kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_NEWPID)
+            kernel.unshare(kinds)
         else:
-            kernel.unshare(kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS | kernel.CLONE_NEWPID)
+            kernel.unshare(kinds | kernel.CLONE_NEWUSER)
             Path("/proc/self/setgroups").write_text("deny")
             Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
             Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+        if self._job["hostname"]:
+            kernel.sethostname(self._job["hostname"])
+        if self._job["network"]:
+            for name, value in UNPRIVILEGED.items():
+                with suppress(OSError):
+                    set_sysctl(name, value)
+        for name, value in self._job["sysctls"].items():
+            set_sysctl(name, value)
         kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_SLAVE)
         make_devices(self._job["devices"])
         for source, target, readonly in (*self._job["binds"], *self._job["device_binds"]):
@@ -165,6 +184,7 @@ class Container:
                 os._exit(1)  # who would have kept it is gone
             with suppress(OSError):  # where the node's /proc is partly covered, an ordinary user must keep it
                 kernel.mount("proc", "/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
+            cover(self._job["masked"], self._job["protected"])
             os.setsid()
             with suppress(OSError):  # the daemon's own may be that of a process never to be killed
                 Path("/proc/self/oom_score_adj").write_text(str(self._job["oom_score_adj"]))
@@ -174,7 +194,7 @@ class Container:
                 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
             if (identity := self._job["identity"]) is not None:
                 user, group = identity
-                os.setgroups([])
+                os.setgroups(self._job["groups"])
                 os.setresgid(group, group, group)
                 os.setresuid(user, user, user)
             os.umask(0o022)
@@ -187,6 +207,26 @@ class Container:
         except BaseException as error:
             os.write(failed, str(error).encode()[:LONGEST_MESSAGE_BYTES])
         os._exit(CANNOT_RUN_EXIT_CODE)
+
+
+def set_sysctl(name: str, value: str) -> None:
+    """Of the namespaces that we are in. Raises OSError naming it."""
+    try:
+        Path("/proc/sys", name if "/" in name else name.replace(".", "/")).write_text(value)
+    except OSError as error:
+        raise OSError(error.errno, f"sysctl {name}: {error.strerror}") from error
+
+
+def cover(masked: list[str], protected: list[str]) -> None:
+    """What of the kernel's files a container is not to see, and what it is not to change, as far as they are there."""
+    for path in protected:
+        if os.path.exists(path):  # noqa: PTH110  (one that is no text is none)
+            kernel.bind(path, path, readonly=True)
+    for path in masked:
+        if Path(path).is_dir():
+            kernel.mount("tmpfs", path, "tmpfs", kernel.MS_RDONLY, "size=0")
+        elif os.path.exists(path):  # noqa: PTH110
+            kernel.bind("/dev/null", path)
 
 
 def resize(terminal: int) -> None:

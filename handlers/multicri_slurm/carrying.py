@@ -22,6 +22,7 @@ from functools import partial
 from multicri_proxy.api.adapter import ContainerSpec
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument, MulticriError, ResourceExhausted, Unavailable
 from multicri_proxy.api.log import Log
+from multicri_proxy.api.support import Answer, of_field
 from multicri_slurm.mount_points import prepared
 from multicri_slurm.node_files import File, Limits, Reader, Tree, look, version_of, write_message
 from multicri_slurm.node_threads import NodeThreads
@@ -38,6 +39,7 @@ from multicri_slurm.remote_trees import (
 from multicri_slurm.runtimes import Bind, Runtime
 from multicri_slurm.settings import Settings
 from multicri_slurm.sites import Site
+from multicri_slurm.support import FIELDS
 from multicri_slurm.verbs import ClusterVerbs
 from multicri_slurm.volumes import Kind, Volume, decide, pod_directory
 
@@ -102,10 +104,10 @@ class Carrier:
 
     async def look(self, spec: ContainerSpec, settings: Settings) -> tuple[Volume, ...]:
         """Decide on a container's mounts. Raises InvalidArgument for those that cannot be carried."""
-        if spec.devices:
-            raise InvalidArgument(
-                f"device {spec.devices[0]!r} (a block volume, or a device plug-in's) cannot be had in the cluster"
-            )
+        for demand in spec.security.demands:
+            support = of_field(FIELDS, demand.field)
+            if support.answer is Answer.REFUSED:
+                raise InvalidArgument(f"{demand} cannot be had in the cluster: {support.note}")
         if not spec.mounts:
             return ()
         directory = pod_directory(settings, spec.pod)

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import Enum
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import Literal, Protocol, Self, runtime_checkable
 
 from multicri_proxy.api.counts import ImageCounts
 from multicri_proxy.api.ids import ContainerId, PodSandboxId
@@ -31,11 +31,21 @@ class Resources:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Dns:
+    """Lines of a resolv.conf, without their first words. All empty: as the node has it."""
+
+    servers: tuple[str, ...] = ()
+    searches: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pod:
     """The pod that a container belongs to, as its sandbox's configuration names it.
 
     resources: what the kubelet says that all of its containers need at a time, init containers included.
     cgroup_parent: the control group that the kubelet made for it on the node: a path, or the name of a systemd slice.
+    hostname: empty for the node's. network_namespace: the path of its own; empty for the node's. sysctls: by name.
     """
 
     sandbox_id: PodSandboxId
@@ -48,6 +58,10 @@ class Pod:
     runtime_handler: str = ""
     resources: Resources = Resources()
     cgroup_parent: str = ""
+    hostname: str = ""
+    dns: Dns = Dns()
+    network_namespace: str = ""
+    sysctls: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,20 +73,35 @@ class Mount:
     readonly: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What not every adapter can give. field: as in `multicri_proxy.api.support.Fields`. value: what of it is asked."""
+
+    field: str
+    value: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.field.partition('.')[2]}{': ' if self.value else ''}{self.value}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecurityContext:
     """Who a container is to be, and what of the node it wants or wants kept from it. None and empty: not set.
 
     user, group: numbers inside of the container. user_name: to be found in the image, if there is no number.
-    demands: whatever else changes what it may do, each by CRI's name, as ``privileged`` or
-    ``capabilities: add NET_RAW``; defaults of the kubelet are left out.
+    masked_paths, readonly_paths: below /proc and /sys. node_ipc: it shares the node's IPC namespace.
+    demands: whatever else changes what it may do; defaults of the kubelet are left out.
     """
 
     user: int | None = None
     user_name: str = ""
     group: int | None = None
+    supplemental_groups: tuple[int, ...] = ()
     readonly_rootfs: bool = False
-    demands: tuple[str, ...] = ()
+    masked_paths: tuple[str, ...] = ()
+    readonly_paths: tuple[str, ...] = ()
+    node_ipc: bool = False
+    demands: tuple[Demand, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +112,6 @@ class ContainerSpec:
     args: replaces the image's default arguments, if not empty.
     env: in the pod's order; a later one of the same name wins.
     working_dir: empty for the image's own.
-    devices: of the node, by their paths there.
     stdin, tty: whether somebody may attach to its input, and whether it wants a terminal.
     stdin_once: whether its input ends with the first one who does.
     """
@@ -98,7 +126,6 @@ class ContainerSpec:
     env: tuple[tuple[str, bytes], ...]
     working_dir: str
     mounts: tuple[Mount, ...]
-    devices: tuple[str, ...] = ()
     resources: Resources = Resources()
     security: SecurityContext = SecurityContext()
     stdin: bool = False
@@ -245,6 +272,14 @@ class CanResize(Protocol):
         Raises FailedPrecondition if it does not run, or cannot have that.
         """
         ...
+
+
+@runtime_checkable
+class JoinsPodNetwork(Protocol):
+    """An adapter whose containers run in the pod's network namespace, if it has one: their ports are there already."""
+
+    @property
+    def joins_pod_network(self) -> Literal[True]: ...
 
 
 class Store(Protocol):

@@ -24,28 +24,30 @@ _LARGEST_PORT = (1 << 16) - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostPort:
-    """A TCP port of the node that leads to one of the pod. address: of the node; empty for all."""
+    """A port of the node that leads to one of the pod. address: of the node; empty for all. protocol: as CNI has it."""
 
     address: str
     port: int
     container_port: int
+    protocol: str = "tcp"
 
     def meets(self, other: "HostPort") -> bool:
         """Whether both want the same."""
-        return self.port == other.port and (self.address == other.address or not self.address or not other.address)
+        is_same = (self.port, self.protocol) == (other.port, other.protocol)
+        return is_same and (self.address == other.address or not self.address or not other.address)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """ports: on which the pod listens, TCP. bandwidth: as CNI's capability has it, in bits and bits a second."""
+    """ports: to be led to the pod, TCP. bandwidth: as CNI's capability has it, in bits and bits a second."""
 
     ports: tuple[int, ...]
     host_ports: tuple[HostPort, ...]
     bandwidth: Mapping[str, int]
 
 
-def asked_of(config: cri.PodSandboxConfig) -> Asked:
-    """Raises InvalidArgument, naming the field.
+def asked_of(config: cri.PodSandboxConfig, *, joins: bool = False) -> Asked:
+    """joins: containers run in the namespace, with ports of any protocol. Raises InvalidArgument, naming the field.
 
     The kubelet puts every port that a container declares into `port_mappings`, with 0 for no port of the node.
     """
@@ -53,7 +55,7 @@ def asked_of(config: cri.PodSandboxConfig) -> Asked:
     host_ports = []
     for index, mapping in enumerate(config.port_mappings):
         place = f"config.port_mappings[{index}]"
-        if mapping.protocol != cri.TCP:
+        if mapping.protocol != cri.TCP and not joins:
             if mapping.host_port:
                 raise InvalidArgument(
                     f"{place}: only TCP leads to a job, and this is {cri.Protocol.Name(mapping.protocol)}"
@@ -66,11 +68,13 @@ def asked_of(config: cri.PodSandboxConfig) -> Asked:
                     address=_address(f"{place}.host_ip", mapping.host_ip),
                     port=_port(f"{place}.host_port", mapping.host_port),
                     container_port=mapping.container_port,
+                    protocol=cri.Protocol.Name(mapping.protocol).lower(),
                 )
             )
-    if len(ports) > _MOST_PORTS:
+    if len(ports) > _MOST_PORTS and not joins:
         raise InvalidArgument(f"config.port_mappings and {PORTS}: {len(ports)} ports, and a pod may have {_MOST_PORTS}")
-    return Asked(ports=tuple(ports), host_ports=tuple(host_ports), bandwidth=_bandwidth(config.annotations))
+    led = () if joins else tuple(ports)
+    return Asked(ports=led, host_ports=tuple(host_ports), bandwidth=_bandwidth(config.annotations))
 
 
 def _annotated(text: str) -> list[int]:

@@ -147,12 +147,20 @@ class PodNetwork:
             self._pod_cidr = cidr
             self._tasks.start("keep the pod CIDR", partial(self._store.put, _POD_CIDR, cidr.encode()))
 
-    async def attach(self, sandbox_id: PodSandboxId, config: cri.PodSandboxConfig) -> tuple[str, ...]:
+    def namespace_of(self, sandbox_id: PodSandboxId) -> str:
+        """Where a sandbox's own namespace is mounted; empty if it has none."""
+        entry = self._entries.get(sandbox_id)
+        return str(entry.attachment.netns) if entry and entry.attachment.result is not None else ""
+
+    async def attach(
+        self, sandbox_id: PodSandboxId, config: cri.PodSandboxConfig, *, joins: bool = False
+    ) -> tuple[str, ...]:
         """Make a sandbox's network; return its IPs. One that fails leaves nothing behind, later if not at once.
 
+        joins: its containers will run in it, and nothing has to lead its ports elsewhere.
         Raises InvalidArgument for what the pod asks, FailedPrecondition for a port that is taken, Unavailable.
         """
-        asked, args = asked_of(config), _args(sandbox_id, config)
+        asked, args = asked_of(config, joins=joins), _args(sandbox_id, config)
         network = await self._network()
         if asked.host_ports and not network.can("portMappings"):
             raise FailedPrecondition(
@@ -207,7 +215,7 @@ class PodNetwork:
         """Source: CNI's conventions, "Dynamic Plugin specific fields"."""
         found: dict[str, Any] = {
             "portMappings": [
-                {"hostPort": one.port, "containerPort": one.container_port, "protocol": "tcp"}
+                {"hostPort": one.port, "containerPort": one.container_port, "protocol": one.protocol}
                 | ({"hostIP": one.address} if one.address else {})
                 for one in asked.host_ports
             ],
@@ -223,7 +231,7 @@ class PodNetwork:
                 if any(one.meets(taken) for taken in other.attachment.host_ports):
                     raise FailedPrecondition(f"hostPort {one.port} is that of sandbox {other.attachment.sandbox_id}")
             family = socket.AF_INET6 if ":" in one.address else socket.AF_INET
-            with socket.socket(family, socket.SOCK_STREAM) as probe:
+            with socket.socket(family, socket.SOCK_DGRAM if one.protocol == "udp" else socket.SOCK_STREAM) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
                     probe.bind((one.address, one.port))

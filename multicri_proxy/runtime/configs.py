@@ -1,11 +1,11 @@
 """What RunPodSandbox and CreateContainer ask for: checked, and turned into records and an adapter's words."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from multicri_proxy.api.adapter import ContainerSpec, Mount, Pod, Resources, SecurityContext
+from multicri_proxy.api.adapter import ContainerSpec, Demand, Dns, Mount, Pod, Resources, SecurityContext
 from multicri_proxy.api.errors import InvalidArgument
 from multicri_proxy.api.ids import ContainerId, PodSandboxId
 from multicri_proxy.api.image import Image
@@ -92,13 +92,17 @@ def container_record(
 
 def container_spec(
     config: cri.ContainerConfig,
-    pod: cri.LinuxPodSandboxConfig,
+    pod: cri.PodSandboxConfig,
     sandbox: Sandbox,
     image: Image,
     *,
     container_id: ContainerId,
+    network_namespace: str,
 ) -> ContainerSpec:
-    """pod: of the sandbox's configuration as it is now: since the sandbox was made, the pod may have been resized."""
+    """pod: the sandbox's configuration as it is now: since the sandbox was made, the pod may have been resized.
+
+    network_namespace: the pod's own, if it has one.
+    """
     return ContainerSpec(
         id=container_id,
         pod=Pod(
@@ -110,8 +114,16 @@ def container_spec(
             labels=sandbox.labels,
             annotations=sandbox.annotations,
             runtime_handler=sandbox.runtime_handler,
-            resources=resources_of(pod.resources),
-            cgroup_parent=pod.cgroup_parent,
+            resources=resources_of(pod.linux.resources),
+            cgroup_parent=pod.linux.cgroup_parent,
+            hostname=pod.hostname,
+            dns=Dns(
+                servers=tuple(pod.dns_config.servers),
+                searches=tuple(pod.dns_config.searches),
+                options=tuple(pod.dns_config.options),
+            ),
+            network_namespace=network_namespace,
+            sysctls=dict(pod.linux.sysctls),
         ),
         name=config.metadata.name,
         attempt=config.metadata.attempt,
@@ -124,9 +136,8 @@ def container_spec(
             Mount(container_path=mount.container_path, host_path=mount.host_path, readonly=mount.readonly)
             for mount in config.mounts
         ),
-        devices=tuple(device.host_path for device in config.devices),
         resources=resources_of(config.linux.resources),
-        security=security_of(config.linux.security_context),
+        security=security_of(config),
         stdin=config.stdin,
         stdin_once=config.stdin_once,
         tty=config.tty,
@@ -159,30 +170,47 @@ def changed_resources(linux: cri.LinuxContainerResources) -> Resources:
     )
 
 
-def security_of(linux: cri.LinuxContainerSecurityContext) -> SecurityContext:
-    """Of namespaces only another process's or the node's are a demand: what a pod shares is the adapter's affair."""
-    profiles = {"seccomp": linux.seccomp, "apparmor": linux.apparmor}
-    demands = [
-        *(["privileged"] if linux.privileged else []),
-        *(f"capabilities: add {name}" for name in linux.capabilities.add_capabilities),
-        *(f"capabilities: add ambient {name}" for name in linux.capabilities.add_ambient_capabilities),
-        *(["namespace_options: pid of the node"] if linux.namespace_options.pid == cri.NODE else []),
-        *(["namespace_options: pid of another container"] if linux.namespace_options.pid == cri.TARGET else []),
-        *(["selinux_options"] if linux.selinux_options.ByteSize() else []),
-        *(["supplemental_groups"] if linux.supplemental_groups else []),
-        *(
-            f"{name}: {cri.SecurityProfile.ProfileType.Name(profile.profile_type)}"
-            for name, profile in profiles.items()
-            if profile.profile_type == cri.SecurityProfile.Localhost
-        ),
-    ]
+def security_of(config: cri.ContainerConfig) -> SecurityContext:
+    linux = config.linux.security_context
     return SecurityContext(
         user=linux.run_as_user.value if linux.HasField("run_as_user") else None,
         user_name=linux.run_as_username,
         group=linux.run_as_group.value if linux.HasField("run_as_group") else None,
+        supplemental_groups=tuple(linux.supplemental_groups),
         readonly_rootfs=linux.readonly_rootfs,
-        demands=tuple(demands),
+        masked_paths=tuple(linux.masked_paths),
+        readonly_paths=tuple(linux.readonly_paths),
+        node_ipc=linux.namespace_options.ipc == cri.NODE,
+        demands=tuple(_demands(config)),
     )
+
+
+def _demands(config: cri.ContainerConfig) -> Iterator[Demand]:
+    """Of namespaces only another process's or the node's are one: what a pod shares is the adapter's affair."""
+    linux, place = config.linux.security_context, "ContainerConfig.linux.security_context"
+    options = linux.namespace_options
+    if linux.privileged:
+        yield Demand(f"{place}.privileged")
+    for kind in ("add_capabilities", "add_ambient_capabilities"):
+        yield from (Demand(f"{place}.capabilities.{kind}", name) for name in getattr(linux.capabilities, kind))
+    if options.pid in {cri.NODE, cri.TARGET}:
+        yield Demand(f"{place}.namespace_options.pid", cri.NamespaceMode.Name(options.pid))
+    if options.HasField("userns_options") and options.userns_options.mode == cri.POD:
+        yield Demand(f"{place}.namespace_options.userns_options", "POD")
+    if linux.selinux_options.ByteSize():
+        yield Demand(f"{place}.selinux_options")
+    for name in ("seccomp", "apparmor"):
+        if getattr(linux, name).profile_type == cri.SecurityProfile.Localhost:
+            yield Demand(f"{place}.{name}", "Localhost")
+    yield from (Demand("ContainerConfig.devices", device.host_path) for device in config.devices)
+    yield from (Demand("ContainerConfig.CDI_devices", device.name) for device in config.CDI_devices)
+    for mount in config.mounts:
+        if mount.propagation == cri.PROPAGATION_BIDIRECTIONAL:
+            yield Demand("ContainerConfig.mounts.propagation", f"{mount.container_path}: BIDIRECTIONAL")
+        if mount.recursive_read_only:
+            yield Demand("ContainerConfig.mounts.recursive_read_only", mount.container_path)
+        if mount.uidMappings or mount.gidMappings:
+            yield Demand("ContainerConfig.mounts.uidMappings", mount.container_path)
 
 
 def config_digest(config: cri.ContainerConfig) -> str:

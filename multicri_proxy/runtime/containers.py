@@ -156,7 +156,14 @@ class ContainerCalls(Calls):
     ) -> None:
         """The adapter first: what it has without a record is cleaned up, a record without it would be a lie."""
         parts, config = self._parts, request.config
-        spec = container_spec(config, request.sandbox_config.linux, sandbox.record, image, container_id=container_id)
+        spec = container_spec(
+            config,
+            request.sandbox_config,
+            sandbox.record,
+            image,
+            container_id=container_id,
+            network_namespace=parts.network.namespace_of(sandbox.record.id),
+        )
         await parts.adapter.create_container(spec)
         try:
             record = container_record(config, sandbox.record, image, container_id=container_id, now_ns=parts.now_ns())

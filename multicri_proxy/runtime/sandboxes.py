@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine
 
+from multicri_proxy.api.adapter import JoinsPodNetwork
 from multicri_proxy.api.errors import AlreadyExists, MulticriError
 from multicri_proxy.api.ids import PodSandboxId
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
@@ -11,6 +12,7 @@ from multicri_proxy.runtime import messages
 from multicri_proxy.runtime.calls import Calls
 from multicri_proxy.runtime.configs import sandbox_record
 from multicri_proxy.runtime.filters import select_sandboxes
+from multicri_proxy.runtime.late import imported
 from multicri_proxy.runtime.pods import ContainerEntry, SandboxEntry
 from multicri_proxy.runtime.records import Sandbox, SandboxState, sandbox_with_network
 
@@ -97,7 +99,8 @@ class SandboxCalls(Calls):
         """Into the table once it has its network: one that is killed in between leaves none, see `PodNetwork.begin`."""
         network = self._parts.network
         if network.wanted_by(config):
-            record = sandbox_with_network(record, await network.attach(record.id, config))
+            joins = isinstance(await imported(self._parts.adapter), JoinsPodNetwork)
+            record = sandbox_with_network(record, await network.attach(record.id, config, joins=joins))
         try:
             await self._parts.pods.add_sandbox(record)
         except MulticriError:

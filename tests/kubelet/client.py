@@ -65,7 +65,9 @@ class Kubelet:
         handler: str = "",
         labels: Mapping[str, str] | None = None,
         annotations: Mapping[str, str] | None = None,
+        more: cri.PodSandboxConfig | None = None,
     ) -> PodOnNode:
+        """more: what else its configuration holds."""
         uid = str(uuid.uuid4())
         config = cri.PodSandboxConfig(
             metadata=cri.PodSandboxMetadata(name=name, uid=uid, namespace="default"),
@@ -75,6 +77,7 @@ class Kubelet:
             annotations=annotations or {},
             linux=cri.LinuxPodSandboxConfig(),
         )
+        config.MergeFrom(more or cri.PodSandboxConfig())
         request = cri.RunPodSandboxRequest(config=config, runtime_handler=handler)
         ran = await self.call(request, cri.RunPodSandboxResponse)
         return PodOnNode(sandbox_id=ran.pod_sandbox_id, config=config)
@@ -94,6 +97,7 @@ class Kubelet:
         mounts: Sequence[cri.Mount] = (),
         message_path: str = "/dev/termination-log",
         resources: cri.LinuxContainerResources | None = None,
+        security: cri.LinuxContainerSecurityContext | None = None,
         stdin: bool = False,
         stdin_once: bool = False,
         tty: bool = False,
@@ -116,7 +120,7 @@ class Kubelet:
             stdin=stdin,
             stdin_once=stdin_once,
             tty=tty,
-            linux=cri.LinuxContainerConfig(resources=resources),
+            linux=cri.LinuxContainerConfig(resources=resources, security_context=security),
         )
         (pod.log_directory / name).mkdir(parents=True, exist_ok=True)
         request = cri.CreateContainerRequest(pod_sandbox_id=pod.sandbox_id, config=config, sandbox_config=pod.config)

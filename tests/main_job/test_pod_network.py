@@ -1,7 +1,6 @@
 """Slurm pods with IPs of their own: a server in a job, reached as a Service would, and kills of the proxy."""
 
 import asyncio
-import json
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -14,50 +13,17 @@ from kubelet import Kubelet, Proxy
 from kubelet.client import PodOnNode
 from testbed import Testbed
 from testbed.machine import remove_bridge
+from testbed.pod_network import BRIDGE, PodNetwork
 
 from main_job.conftest import CONFIG
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 
 pytestmark = pytest.mark.testbed
 
-BRIDGE = "mcri-podnet"
 NEIGHBOUR, NEIGHBOUR_IP = "mcri-neighbour", "10.97.0.250"
 PORT = 8765
 SERVES = ["sh", "-c", f"mkdir /tmp/w; echo from the job > /tmp/w/index.html; exec httpd -f -p {PORT} -h /tmp/w"]
 NETWORK = "\nenable_pod_network: true\nnetwork_bin_dir: {bin_dir}\nnetwork_conf_dir: {conf_dir}\n"
-
-
-class PodNetwork:
-    """CNI's files of one test, and what they leave."""
-
-    def __init__(self, directory: Path) -> None:
-        self.conf_dir, self.bin_dir = directory / "net.d", directory / "bin"
-        self.addresses, self.gate = directory / "addresses", directory / "gate"
-        self.conf_dir.mkdir()
-        self.bin_dir.mkdir()
-        for plugin in Path("/usr/lib/cni").iterdir():
-            (self.bin_dir / plugin.name).symlink_to(plugin)
-        (self.bin_dir / "gate").write_text(
-            f"#!/bin/sh\n[ $CNI_COMMAND = ADD ] || exit 0\ntouch {self.gate}\nsleep 100 <&- >&- 2>&-\n"
-        )
-        (self.bin_dir / "gate").chmod(0o755)
-        self.write()
-
-    def write(self, *, gate_at: int | None = None) -> None:
-        """gate_at: where in the chain ADD is held up."""
-        ranges = [[{"subnet": "10.97.0.0/24", "rangeEnd": "10.97.0.200"}]]
-        ipam = {"type": "host-local", "ranges": ranges, "dataDir": str(self.addresses)}
-        plugins: list[dict[str, object]] = [{"type": "bridge", "bridge": BRIDGE, "isGateway": True, "ipam": ipam}]
-        if gate_at is not None:
-            plugins.insert(gate_at, {"type": "gate"})
-        conf = {"cniVersion": "1.0.0", "name": "podnet", "plugins": plugins}
-        (self.conf_dir / "10-podnet.conflist").write_text(json.dumps(conf))
-
-    def left(self) -> list[str]:
-        ports = Path("/sys/class/net", BRIDGE, "brif")
-        plugged = [path.name for path in ports.iterdir()] if ports.exists() else []
-        namespaces = [path.name for path in Path("/run/netns").glob("multicri-*")]
-        return [*plugged, *namespaces, *(path.name for path in self.addresses.glob("*/10.*"))]
 
 
 @pytest.fixture

@@ -1,15 +1,17 @@
 """What is refused, and what ch-run is told: without running anything."""
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from multicri_charliecloud import inside
-from multicri_charliecloud.job import User, check, environment_file, user_of
+from multicri_charliecloud.job import User, check, environment_file, resolv_conf, sysctls_of, user_of
 from multicri_charliecloud.settings import read_settings
 
-from multicri_proxy.api.adapter import ContainerSpec, Pod, SecurityContext
+from multicri_proxy.api.adapter import ContainerSpec, Demand, Dns, Pod, SecurityContext
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument
 from multicri_proxy.api.ids import ContainerId, ImageId, PodSandboxId
 from multicri_proxy.api.image import Image, ImageConfig
@@ -39,10 +41,53 @@ GROUP = b"root:x:0:\nstaff:x:50:web\n"
 
 
 def test_what_cannot_be_honoured_is_refused_by_name_or_ignored_by_policy() -> None:
-    spec = replace(SPEC, security=SecurityContext(demands=("privileged",)), devices=("/dev/sda",))
-    with pytest.raises(InvalidArgument, match="privileged; devices: /dev/sda"):
-        check(spec, read_settings({}))
-    check(spec, read_settings({"policy": "permissive"}))
+    place = "ContainerConfig.linux.security_context"
+    demands = (Demand(f"{place}.privileged"), Demand("ContainerConfig.devices", "/dev/sda"))
+    pod = replace(SPEC.pod, sysctls={"net.core.somaxconn": "1", "kernel.shmmax": "2", "vm.swappiness": "3"})
+    spec = replace(SPEC, pod=pod, security=SecurityContext(demands=demands, supplemental_groups=(0, 7)))
+    for is_root, more in ((True, ("0",)), (False, ("0", "7"))):
+        with pytest.raises(InvalidArgument) as raised:
+            check(spec, read_settings({}), is_root=is_root)
+        refused = str(raised.value).partition(": cannot be honoured")[0].split("; ")
+        names = ["net.core.somaxconn", *([] if is_root else ["kernel.shmmax"]), "vm.swappiness"]
+        assert refused == [
+            "linux.security_context.privileged",
+            "devices: /dev/sda",
+            *(f"linux.security_context.supplemental_groups: {group}" for group in more),
+            *(f"linux.sysctls: {name}" for name in names),
+        ]
+        check(spec, read_settings({"policy": "permissive"}), is_root=is_root)
+
+
+def test_sysctls_of_the_network_are_honoured_in_one_of_the_pods_own() -> None:
+    given = {"net.core.somaxconn": "1", "net/ipv4/tcp_rmem": "4096 1 2"}
+    pod = replace(SPEC.pod, sysctls=given, network_namespace="/run/netns/x")
+    assert sysctls_of(replace(SPEC, pod=pod), is_root=True) == given
+    assert sysctls_of(replace(SPEC, pod=pod), is_root=False) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hostname": "a b"}, "hostname 'a b'"),
+        ({"hostname": "x" * 65}, "hostname"),
+        ({"dns": Dns(servers=("1.1.1.1\nsearch evil",))}, "dns_config.servers"),
+        ({"dns": Dns(options=("",))}, "dns_config.options"),
+        ({"sysctls": {"net/../../../etc/passwd": "1"}}, "linux.sysctls"),
+        ({"sysctls": {"net.core.somaxconn": "1\n2"}}, "linux.sysctls"),
+    ],
+)
+def test_what_no_pod_can_have_is_refused_by_name(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgument, match=re.escape(message)):
+        check(replace(SPEC, pod=replace(SPEC.pod, **change)), read_settings({"policy": "permissive"}), is_root=True)
+
+
+def test_a_resolv_conf_has_a_line_for_each_server() -> None:
+    dns = Dns(servers=("10.0.0.10", "fd00::a"), searches=("default.svc.cluster.local", "svc"), options=("ndots:5",))
+    assert resolv_conf(dns) == (
+        "nameserver 10.0.0.10\nnameserver fd00::a\nsearch default.svc.cluster.local svc\noptions ndots:5\n"
+    )
+    assert resolv_conf(Dns()) == ""
 
 
 def test_a_newline_is_carried_where_ch_run_can_and_refused_by_name_where_it_cannot() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from multicri_proxy.api.adapter import Resources, SecurityContext
+from multicri_proxy.api.adapter import Demand, Resources, SecurityContext
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.runtime.configs import changed_resources, config_digest, resources_of, security_of
 
@@ -49,26 +49,37 @@ def test_a_security_context_is_told_by_what_it_asks_for() -> None:
     quiet = cri.LinuxContainerSecurityContext(
         namespace_options=cri.NamespaceOption(pid=cri.CONTAINER),
         seccomp=cri.SecurityProfile(profile_type=cri.SecurityProfile.RuntimeDefault),
+        apparmor=cri.SecurityProfile(profile_type=cri.SecurityProfile.Unconfined),
+        capabilities=cri.Capability(drop_capabilities=["ALL"]),
+        no_new_privs=True,
         masked_paths=["/proc/kcore"],
     )
-    assert security_of(quiet) == SecurityContext()
+    assert _security(quiet) == SecurityContext(masked_paths=("/proc/kcore",))
     loud = cri.LinuxContainerSecurityContext(
         privileged=True,
         readonly_rootfs=True,
         run_as_user=cri.Int64Value(value=0),
         run_as_group=cri.Int64Value(value=7),
         capabilities=cri.Capability(add_capabilities=["NET_ADMIN"]),
-        namespace_options=cri.NamespaceOption(pid=cri.NODE),
+        namespace_options=cri.NamespaceOption(pid=cri.NODE, ipc=cri.NODE),
+        seccomp=cri.SecurityProfile(profile_type=cri.SecurityProfile.Localhost, localhost_ref="/x"),
         supplemental_groups=[1],
     )
-    assert security_of(loud) == SecurityContext(
+    place = "ContainerConfig.linux.security_context"
+    assert _security(loud) == SecurityContext(
         user=0,
         group=7,
+        supplemental_groups=(1,),
         readonly_rootfs=True,
+        node_ipc=True,
         demands=(
-            "privileged",
-            "capabilities: add NET_ADMIN",
-            "namespace_options: pid of the node",
-            "supplemental_groups",
+            Demand(f"{place}.privileged"),
+            Demand(f"{place}.capabilities.add_capabilities", "NET_ADMIN"),
+            Demand(f"{place}.namespace_options.pid", "NODE"),
+            Demand(f"{place}.seccomp", "Localhost"),
         ),
     )
+
+
+def _security(linux: cri.LinuxContainerSecurityContext) -> SecurityContext:
+    return security_of(cri.ContainerConfig(linux=cri.LinuxContainerConfig(security_context=linux)))

@@ -1,0 +1,1 @@
+"""What of CRI each adapter honours, as a table: ``python -m multicri_proxy.support``."""
