@@ -15,9 +15,10 @@ MESSAGES = ("PodSandboxConfig", "ContainerConfig")
 _HEAD = """\
 # What of CRI is honoured
 
-What a pod can ask for in RunPodSandbox and CreateContainer, by CRI's names, and what each adapter makes of it. This file
-is made by `python -m multicri_proxy.support >deploy/cri.md` from what the adapters themselves refuse by; tests see to
-that, ask for each field, and see whether it is refused. Ordinary pods are not concerned: theirs goes to their runtime unchanged.
+What a pod can ask for in RunPodSandbox and CreateContainer, by CRI's names, and what each adapter makes of it. This
+file is made by `python -m multicri_proxy.support >deploy/cri.md` from what the adapters themselves refuse by; tests see
+to that, ask for each field, and see whether it is refused. Ordinary pods are not concerned: what they ask for goes to
+their runtime unchanged.
 
 """
 
