@@ -63,13 +63,16 @@ one it was built with, or error=busy|unlockable. check: ``yes`` or ``no``.
 """
 
 _EVICT = r"""
-evict() { # directory, KiB that its images may have, the name of one that stays
-  total=0
+crowded() { # directory, KiB, number
+  kib=0 images=0
   for size in "$1"/.*.size; do
-    [ ! -s "$size" ] || total=$((total + $(cat "$size")))
+    [ ! -s "$size" ] || { kib=$((kib + $(cat "$size"))); images=$((images + 1)); }
   done
+  { [ "$2" -gt 0 ] && [ "$kib" -gt "$2" ]; } || { [ "$3" -gt 0 ] && [ "$images" -gt "$3" ]; }
+}
+evict() { # directory, KiB and number of images that it may have or 0, the name of one that stays
   for used in $(ls -1tr -- "$1"/.*.used 2>/dev/null); do
-    [ "$total" -gt "$2" ] || return
+    crowded "$1" "${2% *}" "${2#* }" || return 0
     other=${used##*/.}
     other=${other%.used}
     [ "$other" != "$3" ] && [ -O "$used" ] || continue
@@ -80,10 +83,6 @@ evict() { # directory, KiB that its images may have, the name of one that stays
       drop "$1" "$other"
       say "evicted=$other ${size:-0}"
     ) || continue
-    total=0
-    for size in "$1"/.*.size; do
-      [ ! -s "$size" ] || total=$((total + $(cat "$size")))
-    done
   done
 }
 """
@@ -123,7 +122,7 @@ in_job() { # options, a line each; commands: as a job, for which sbatch waits: S
 quoted() { # words of A-Z a-z 0-9 and = - : , . and such: none has a quote
   for word; do printf "'%s' " "$word"; done
 }
-main() { # directory name suffix seconds most-KiB where options command...
+main() { # directory name suffix seconds most where options command...
   directory=$1 name=$2 suffix=$3 seconds=$4 most=$5 where=$6 options=$7
   final=$directory/$name$suffix own=$directory/.$name temporary=$directory/.$name.building$suffix
   job=multicri-build-$(printf %.16s "$name")
@@ -164,7 +163,7 @@ main() { # directory name suffix seconds most-KiB where options command...
   : > "$own.used" && mv -T -- "$temporary" "$final" && sync -- "$directory" || return
   say "size=$(cat "$own.size")"
   say done=built
-  [ "$most" = 0 ] || evict "$directory" "$most" "$name"
+  evict "$directory" "$most" "$name"
 }
 main "$@"
 """
@@ -180,7 +179,7 @@ unpack() { # file directory
   say error=failed
   return 1
 }
-main() { # directory name suffix file sum seconds most-KiB
+main() { # directory name suffix file sum seconds most
   final=$1/$2$3 own=$1/.$2
   find "$1" -maxdepth 1 -name '.*.sending.*' -mmin +1440 -exec rm -f -- {} +
   exec 9>>"$own.lock" || return
@@ -202,7 +201,7 @@ main() { # directory name suffix file sum seconds most-KiB
   wipe "$4" "$own.building"*
   say "size=$(cat "$own.size")"
   say done=built
-  [ "$7" = 0 ] || evict "$1" "$7" "$2"
+  evict "$1" "$7" "$2"
 }
 main "$@"
 """
@@ -278,8 +277,8 @@ main "$@"
 def build_script(files: Mapping[str, bytes]) -> str:
     """The script that builds an image. files: by path, to be written for the account alone, and to be gone afterwards.
 
-    Args: directory, name, suffix, seconds, the KiB that all images may have (0: no limit), ``login`` or ``job``,
-    options of sbatch, one a line; then commands, which are shell text of ours.
+    Args: directory, name, suffix, seconds, the KiB and the number of images that there may be in one word (0: no
+    limit), ``login`` or ``job``, options of sbatch, one a line; then commands, which are shell text of ours.
     Says done=there or done=built and size=KiB, evicted=NAME KiB, error=busy|unlockable, or error=failed with lines of
     log.
     """

@@ -82,7 +82,7 @@ class ImageVerbs(ABC):
         found = await self._script(
             script,
             *(directory, name, f"{dot}{suffix}", str(int(settings.build_timeout_s))),
-            *(str(settings.image_directory_bytes // 1024), settings.build_in, "\n".join(settings.default_options())),
+            *(_most(settings), settings.build_in, "\n".join(settings.default_options())),
             *commands,
             timeout_s=2 * settings.build_timeout_s,
             long=True,
@@ -103,7 +103,7 @@ class ImageVerbs(ABC):
         found = await self._script(
             image_scripts.ARRIVE,
             *(directory, name, f"{dot}{suffix}", sent, sha256, str(LOCK_WAIT_S)),
-            str(settings.image_directory_bytes // 1024),
+            _most(settings),
             timeout_s=settings.build_timeout_s,
             long=True,
         )
@@ -137,6 +137,11 @@ def check_locking(found: Mapping[str, tuple[str, ...]], directory: str, login: L
             f"{login.account}: flock does not work in {directory} ({' '.join(found.get('stderr', ()))}): "
             "set slurm.mount_path to a file system with locks, or mount this one with them (Lustre: -o flock)"
         )
+
+
+def _most(settings: Settings) -> str:
+    """What images may have together, as image_scripts wants it: KiB and their number; 0 is no limit."""
+    return f"{-(-settings.image_directory_bytes // 1024)} {settings.image_directory_count}"
 
 
 def bytes_of_kib(text: str) -> int:

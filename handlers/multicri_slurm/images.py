@@ -94,6 +94,7 @@ class Images:
         self._counts = counts
         self._building: dict[tuple[str, str, str], asyncio.Future[None]] = {}
         self._failures: dict[tuple[ImageId, str], Build] = {}
+        self._arrived: dict[tuple[ImageId, str], tuple[int, int]] = {}  # bytes sent, and of how many, by place
         self._at_once: dict[str, asyncio.Semaphore] = {}
 
     def adopt(self) -> None:
@@ -154,7 +155,11 @@ class Images:
         failed = [
             build for (name, where), build in self._failures.items() if name == image_id and where not in building
         ]
-        return (*built, *(Build(place=where, state="building") for where in sorted(building)), *failed)
+        return (*built, *(self._under_way(image_id, where) for where in sorted(building)), *failed)
+
+    def _under_way(self, image_id: ImageId, where: str) -> Build:
+        done, of = self._arrived.get((image_id, where), (0, 0))
+        return Build(place=where, state="building", done_bytes=done, of_bytes=of)
 
     async def forget(self, image: Image) -> None:
         """Remove it in every account that has it, in the background, once no container uses it."""
@@ -189,13 +194,20 @@ class Images:
 
     async def _send(self, wanted: _Wanted, file: ImageFile) -> None:
         place, begun = wanted.place, time.monotonic()
+        where = (wanted.image.id, str(place))
+
+        def arrived(done_bytes: int) -> None:
+            self._arrived[where] = (done_bytes, file.size_bytes)
+
         async with self._turn(wanted):
             try:
-                answer = await send(wanted.cluster, file, place.directory, wanted.file_name)
+                answer = await send(wanted.cluster, file, place.directory, wanted.file_name, arrived)
             except MulticriError as error:
                 self._counts.uploads["failed"] += 1
                 self._fail(place, str(error))
                 raise
+            finally:
+                self._arrived.pop(where, None)
         self._counts.uploads["failed" if answer.failed else "ok"] += 1
         if answer.failed:
             self._fail(place, answer.log)

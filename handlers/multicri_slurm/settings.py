@@ -133,7 +133,8 @@ class Settings(Person):
         build_in: whether those that are built there are on the login host or by a job.
     builds_at_once: how many images are built at a time, for all accounts. image_checksum: whether an image that is a
         file is read whole before each use, and built again if it has changed.
-    image_directory_bytes: how much the images of one account may have before those not used for longest are removed.
+    image_directory_bytes: how much the images of one account may have before those not used for longest are removed;
+    image_directory_count: how many there may be; 0 is no limit.
     known_hosts: OpenSSH's file of host keys. A host that is not in it is never connected to.
     host_key: the host's key itself, instead of a line in known_hosts.
     host_key_policy: ``tofu`` takes the key that a host shows at first, and keeps it in learnt_hosts.
@@ -179,6 +180,7 @@ class Settings(Person):
     builds_at_once: int = Field(default=4, ge=1, le=64)
     image_checksum: bool = False
     image_directory_bytes: int = Field(default=0, ge=0)
+    image_directory_count: int = Field(default=0, ge=0)
     known_hosts: str = "/etc/ssh/ssh_known_hosts"
     host_key: Annotated[str, AfterValidator(_host_key)] | None = None
     host_key_policy: Literal["strict", "tofu"] = "strict"

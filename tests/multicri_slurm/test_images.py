@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -425,8 +425,11 @@ async def test_an_image_that_was_removed_while_no_proxy_ran_is_removed_by_the_ne
         await eventually(gone, "the image is removed")
 
 
-async def test_the_image_that_was_not_used_for_longest_makes_room(bench: Bench, place: Place) -> None:
-    async with bench.adapter(image_directory_bytes=1024) as slurm:
+@pytest.mark.parametrize("limit", [{"image_directory_bytes": 1024}, {"image_directory_count": 1}])
+async def test_the_image_that_was_not_used_for_longest_makes_room(
+    bench: Bench, place: Place, limit: Mapping[str, int]
+) -> None:
+    async with bench.adapter(**limit) as slurm:
         first, second = (wants(bench, place, name) for name in NAMES)
         await slurm.create_container(first)
         await slurm.remove_container(first.id)
