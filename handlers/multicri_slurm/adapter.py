@@ -257,7 +257,8 @@ class SlurmAdapter:
         return await self._execs.run(self._running.of(container_id), command, streams)
 
     async def attach(self, container_id: ContainerId, streams: Streams) -> None:
-        await attach.follow(self._running.of(container_id), partial(self.output, container_id), self._execs, streams)
+        running, output = self._running.of(container_id), partial(self.output, container_id)
+        await attach.follow(running, output, self._execs, streams, self._board.ended(container_id))
 
     @asynccontextmanager
     async def connect(self, sandbox_id: PodSandboxId, port: int) -> AsyncIterator[Connection]:

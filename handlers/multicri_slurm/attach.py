@@ -2,22 +2,32 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
 from multicri_proxy.api.adapter import OutputStream
+from multicri_proxy.api.errors import Unavailable
 from multicri_proxy.api.streams import Streams, Writer
 from multicri_proxy.api.tasks import Tasks
-from multicri_slurm.exec import Execs
+from multicri_slurm.exec import Execs, NoTerminal
+from multicri_slurm.retries import within
 from multicri_slurm.running import Running
+
+ENDED_WITHIN_S = 20.0
 
 Output = Callable[[OutputStream, int], AsyncIterator[bytes]]
 
 
-async def follow(running: Running, output: Output, execs: Execs, streams: Streams) -> None:
+async def follow(running: Running, output: Output, execs: Execs, streams: Streams, ended: asyncio.Event) -> None:
     """Copy what it writes from now on, until it has ended. output: gives a stream from an offset on.
 
     Raises FailedPrecondition if stdin is to be fed and the container has none.
     """
+    if streams.tty:
+        with suppress(NoTerminal):
+            await _join(running, output, execs, streams, ended)
+            return
     writers = {
         OutputStream.STDOUT: streams.stdout,
         OutputStream.STDERR: streams.stdout if streams.tty else streams.stderr,
@@ -34,6 +44,32 @@ async def follow(running: Running, output: Output, execs: Execs, streams: Stream
             if fed.done() or not copies:
                 await fed
         await asyncio.gather(*copies)
+
+
+async def _join(running: Running, output: Output, execs: Execs, streams: Streams, ended: asyncio.Event) -> None:
+    """The client's terminal with the container's. What this wrote last comes by its file: its job takes us along."""
+    offset = await running.cluster.size_of(f"{running.record.directory}/{OutputStream.STDOUT.value}") or 0
+    passed_on = _Counting(streams.stdout)
+    try:
+        await execs.join(running, replace(streams, stdout=passed_on), offset)
+    except Unavailable:
+        if not await within(ended, ENDED_WITHIN_S):
+            raise
+    async for piece in output(OutputStream.STDOUT, offset + passed_on.size):
+        await passed_on.write(piece)
+
+
+class _Counting:
+    """A writer that knows how much it has written."""
+
+    def __init__(self, writer: Writer | None) -> None:
+        self._writer = writer
+        self.size = 0
+
+    async def write(self, data: bytes) -> None:
+        self.size += len(data)
+        if self._writer is not None:
+            await self._writer.write(data)
 
 
 async def _copy(running: Running, output: Output, stream: OutputStream, writer: Writer) -> None:

@@ -16,6 +16,7 @@ from multicri_proxy.api.errors import InvalidArgument
 from multicri_proxy.api.ids import JobId
 from multicri_slurm import agent
 from multicri_slurm.marks import BEGIN
+from multicri_slurm.node_python import by_python
 
 Way = Literal["srun", "ssh"]
 """How the login host gets at a job's node: by a step of the job, or by its own ssh."""
@@ -111,6 +112,40 @@ outside of its user namespace. nsenter before 2.38 has no ``--wdns``. ``| cat``:
 terminal, which a command is not to see; without it srun keeps back what does not end with a newline.
 """
 
+_ATTACH: Final = r"""
+say() { printf 'multicri-%s:%s\n' "$nonce" "$1"; }
+fit() {
+  local size
+  size=$(stty size) && stty -F "$terminal" rows "${size% *}" cols "${size#* }"
+}
+main() { # nonce, how much of its output is not wanted, input or none
+  local tries=0
+  nonce=$1
+  exec 4<&0 2> /dev/null
+  until [ -s terminal ] && [ -s process ]; do
+    tries=$((tries + 1))
+    [ "$tries" -le 50 ] || { say error=terminal; return; }
+    sleep 0.1
+  done
+  if [ "$3" = input ] && [ ! -p stdin ]; then say error=stdin; return; fi
+  read -r child < process
+  read -r terminal < terminal
+  stty raw -echo
+  trap fit WINCH
+  fit
+  say @BEGIN@
+  tail -c "+$(($2 + 1))" -s 0.1 --pid="$child" -f stdout &
+  tail=$!
+  [ "$3" = none ] || cat <&4 > stdin &
+  while kill -0 "$tail"; do
+    wait "$tail"
+  done
+  say exit=0
+}
+main "$@"
+""".replace("@BEGIN@", BEGIN)
+"""For bash, in the container's directory, on its node, in a terminal: joins it with that of the container."""
+
 _FEED: Final = r"""
 main() { # nonce
   if [ ! -p stdin ]; then
@@ -126,14 +161,12 @@ main "$@"
 """.replace("@BEGIN@", BEGIN)
 """For bash, in the container's directory, on its node: there alone a pipe in a shared file system leads to it."""
 
-_AGENT: Final = r"""
-for python in /usr/bin/python3 /usr/libexec/platform-python python3; do
-  "$python" -I -S -c 'import sys; sys.exit(sys.version_info < (3, 6))' 2> /dev/null &&
-    exec "$python" -I -S -c "$2" "multicri-$1:@BEGIN@"
-done
-printf 'multicri-%s:error=python\n' "$1"
-""".replace("@BEGIN@", BEGIN)
-"""For bash, in the container's directory: `agent.py`, by whatever Python there is."""
+_AGENT: Final = (
+    by_python(f"""-c "$2" "multicri-$1:{BEGIN}\"""")
+    + r"""printf 'multicri-%s:error=python\n' "$1"
+"""
+)
+"""For bash, in the container's directory: `agent.py`, or a word that it cannot run."""
 
 _AGENT_SOURCE: Final = Path(agent.__file__).read_text("utf-8")
 
@@ -199,6 +232,19 @@ def words_on_node(nonce: str, command: Sequence[str], *, terminal: bool, ranks: 
     """What is run there, in the container's directory, as `script_of` has it."""
     kind = ("terminal" if terminal else "pipes", "ranks" if ranks else "alone")
     return ("/bin/bash", "-c", _ON_NODE, "multicri", nonce, *kind, *command)
+
+
+def attaching_words(nonce: str, *, offset: int, stdin: bool) -> tuple[str, ...]:
+    """What is run on the node, in the container's directory and a terminal, to join this with the container's.
+
+    offset: how much of its output is not wanted, in bytes.
+    """
+    return ("/bin/bash", "-c", _ATTACH, "multicri", nonce, str(offset), "input" if stdin else "none")
+
+
+def attaching_script_of(job_id: JobId, node: str, directory: str, words: Sequence[str]) -> str:
+    """The same as a step, for sh on the login host."""
+    return f"exec {shlex.join((*_srun(job_id, node, directory), '--pty', *words))}\n"
 
 
 def agent_script_of(way: Way, *, job_id: JobId, node: str, directory: str, nonce: str) -> str:

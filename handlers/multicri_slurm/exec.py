@@ -17,7 +17,13 @@ from multicri_proxy.api.streams import Reader, Streams, TerminalSize, Writer
 from multicri_proxy.api.tasks import Tasks
 from multicri_slurm import agent
 from multicri_slurm.agents import Agents
-from multicri_slurm.entering import feeding_script_of, script_of, words_on_node
+from multicri_slurm.entering import (
+    attaching_script_of,
+    attaching_words,
+    feeding_script_of,
+    script_of,
+    words_on_node,
+)
 from multicri_slurm.marks import Marks
 from multicri_slurm.retries import within
 from multicri_slurm.running import Running
@@ -28,6 +34,10 @@ if TYPE_CHECKING:
 
 PIECE_BYTES = 32 * 1024
 MOST_COMMANDS, MOST_STEPS = 256, 64
+
+
+class NoTerminal(FailedPrecondition):
+    """The container was to have one, and its node has no Python."""
 
 
 class Process(Protocol):
@@ -65,13 +75,27 @@ class Execs:
             terminal=streams.tty,
             ranks=ranks,
         )
+        words = words_on_node(nonce, command, terminal=streams.tty, ranks=ranks)
+        return await self._in_job(running, words, script, nonce, streams)
+
+    async def join(self, running: Running, streams: Streams, offset: int) -> None:
+        """A client's terminal with that of the container's own process. offset: its output up to there is not wanted.
+
+        Raises NoTerminal if it has none, FailedPrecondition if it has no stdin.
+        """
+        nonce = secrets.token_hex(16)
+        words = attaching_words(nonce, offset=offset, stdin=streams.stdin is not None)
+        script = attaching_script_of(running.job_id, running.node, running.record.directory, words)
+        await self._in_job(running, words, script, nonce, streams)
+
+    async def _in_job(self, running: Running, words: Sequence[str], script: str, nonce: str, streams: Streams) -> int:
+        """By the container's agent, or else by a step. words, script: the same for either."""
         async with _one_more(self._commands, MOST_COMMANDS, running), self._agents.of(running) as link:
             if link is None:
                 if running.cluster.settings.exec_by == "ssh":
                     raise self._agents.why_none(running)
                 return await self._step(running, script, nonce, streams)
             mode = agent.TERMINAL if streams.tty else agent.PIPES if streams.stdin is not None else agent.NO_INPUT
-            words = words_on_node(nonce, command, terminal=streams.tty, ranks=ranks)
             async with link.command(mode, words) as process:
                 return await _run(running, process, nonce, streams)
 
@@ -189,6 +213,8 @@ def _exit_code(running: Running, word: str, noise: str) -> int:
         return int(value)
     if word == "error=gone":
         raise FailedPrecondition(f"{running}: no process of the container is there: it begins, or has just ended")
+    if word == "error=terminal":
+        raise NoTerminal(f"{running}: its container has no terminal")
     if word == "error=stdin":
         raise FailedPrecondition(f"{running}: its container has no stdin: it was not asked for in the pod")
     raise Unavailable(f"{running}: the command has no exit code; Slurm said: {' '.join(noise.split()) or 'nothing'}")

@@ -6,10 +6,12 @@ runtime is known.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from multicri_proxy.api.adapter import ContainerSpec
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument, PermissionDenied
 from multicri_proxy.api.image import ImageBuilder
+from multicri_slurm import terminal
 from multicri_slurm.accounts import Login
 from multicri_slurm.allocation_script import step_files
 from multicri_slurm.annotations import Annotations, read_annotations
@@ -36,6 +38,7 @@ from multicri_slurm.variables import Variables, read_variables, split
 
 _GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK")
 """Slurm tells a job in these which GPUs are its own. Source: gres.html."""
+_TERMINAL_PROGRAM = Path(terminal.__file__).read_bytes()
 _NOTHING: tuple[str, ...] = ()
 _KINDS: Mapping[str, Kind] = {
     "apptainer": "apptainer",
@@ -212,6 +215,7 @@ def files_of(
         passed=_gpu_variables(the_plan),
         stdin=spec.stdin,
         stdin_once=spec.stdin_once,
+        tty=spec.tty,
         measured=None if site.measures else "step" if the_plan.pod_model == "allocation-per-pod" else "job",
         container=Container(
             runtime=runtime,
@@ -227,6 +231,8 @@ def files_of(
         ),
     )
     files = {ENV_FILE: (env_file_of(the_plan, runtime), 0o600)}
+    if spec.tty:
+        files["terminal.py"] = (_TERMINAL_PROGRAM, 0o600)
     if the_plan.prerun is not None:
         files["prerun.sh"] = (the_plan.prerun + b"\n", 0o600)
     if the_plan.pod_model == "allocation-per-pod":

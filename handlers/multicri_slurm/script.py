@@ -6,6 +6,7 @@ What the script leaves in its directory, and when:
     claim/prerun  while the prerun text runs: it may end this script in ways that no trap sees.
     started       just before the container: ``<job id> <Unix time in ns>``
     process       once it runs: its process on the node, and its working directory, for those that join it
+    terminal      the name of its terminal on its node, if it has one, which is `terminal.py`'s work
     stdin         a pipe, on its node, if somebody may attach to it. stdin.holder: who is to end with the first one
     usage         now and then, where Slurm does not measure: see `measuring.py`
     stdout, stderr
@@ -24,6 +25,7 @@ from typing import Protocol
 
 from multicri_slurm.measuring import BEGIN_MEASURING, END_MEASURING, Scope, measuring_functions
 from multicri_slurm.mpi import NO_LAUNCHER, Launcher
+from multicri_slurm.node_python import by_python
 from multicri_slurm.runtimes import ENV_FILE, Container, container_words, working_dir_of
 
 NOT_IN_COMMENT = re.compile(r"[^A-Za-z0-9._/-]+", re.ASCII)
@@ -53,6 +55,7 @@ class ContainerScript:
     directory: absolute. launcher: of the ranks, for MPI. has_prerun: is a prerun.sh to be sourced?
     passed: names of variables of the job that its container gets too, if they are set.
     stdin: whether somebody may attach to its input. stdin_once: and only one.
+    tty: whether it is to have a terminal; ranks have none.
     measured: whether the script tells what it uses, and of what it looks at the cgroup.
     """
 
@@ -63,6 +66,7 @@ class ContainerScript:
     passed: tuple[str, ...] = ()
     stdin: bool = False
     stdin_once: bool = False
+    tty: bool = False
     measured: Scope | None = None
 
     def render(self) -> str:
@@ -89,8 +93,10 @@ class ContainerScript:
     def _running(self) -> str:
         held = f"{_HELD_STDIN}{_ONCE if self.stdin_once else ''}" if self.stdin else ""
         released = _RELEASED_STDIN if self.stdin else ""
-        return (
-            _CONTAINER.replace("@BEFORE@", f"{held}{BEGIN_MEASURING if self.measured else ''}")
+        in_terminal = self.tty and self.launcher == NO_LAUNCHER
+        text = _CONTAINER.replace("exec @WORDS@", "multicri_in_terminal @WORDS@") if in_terminal else _CONTAINER
+        return (_TERMINAL if in_terminal else "") + (
+            text.replace("@BEFORE@", f"{held}{BEGIN_MEASURING if self.measured else ''}")
             .replace("@AFTER@", f"{released}{END_MEASURING if self.measured else ''}")
             .replace("@STDIN@", "stdin" if self.stdin else "/dev/null")
         )
@@ -299,6 +305,14 @@ while :; do
 done
 read -r multicri_code < code || multicri_code=137 # killed, with what was to write it
 @AFTER@multicri_finish "$multicri_code" Exited
+"""
+
+_TERMINAL = f"""
+multicri_in_terminal() {{ # command...
+  local python
+{by_python('terminal.py "$@"')}  echo 'multicri: a terminal needs Python 3.6 or newer on the node: there is none' >&2
+  exec "$@"
+}}
 """
 
 _HELD_STDIN = r"""rm -f stdin && mkfifo stdin

@@ -68,14 +68,15 @@ async def begun(
     annotations: Mapping[str, str] | None = None,
     stdin: bool = False,
     stdin_once: bool = False,
+    tty: bool = False,
 ) -> Container:
     await kubelet.pull(image)
     pod = await kubelet.run_pod_sandbox(name, handler="multicri", annotations=annotations)
     container_id = await kubelet.create_container(
-        pod, image, command=command, env=env, working_dir=working_dir, stdin=stdin, stdin_once=stdin_once
+        pod, image, command=command, env=env, working_dir=working_dir, stdin=stdin, stdin_once=stdin_once, tty=tty
     )
     await kubelet.start(container_id)
-    await kubelet.wait_for_log(pod, "begun\n")
+    await kubelet.wait_for_log(pod, "begun\r\n" if tty else "begun\n")
     return await ready(Container(kubelet, pod, container_id))
 
 
@@ -336,8 +337,8 @@ async def test_each_container_of_an_allocation_is_entered_on_its_own(
     assert (await other.sync("sh", "-c", "echo $ME")).stdout == b"other\n"
 
 
-async def attach_url(container: Container) -> str:
-    request = cri.AttachRequest(container_id=container.container_id, stdin=True, stdout=True)
+async def attach_url(container: Container, *, tty: bool = False) -> str:
+    request = cri.AttachRequest(container_id=container.container_id, stdin=True, stdout=True, tty=tty)
     return (await container.kubelet.call(request, cri.AttachResponse)).url
 
 
@@ -371,3 +372,31 @@ async def test_a_rank_of_an_mpi_job_is_entered(kubelet: Kubelet, image: str, acc
     container = await begun(kubelet, image, {**account, "ME": "a rank"}, annotations={"slurm.multicri.io/mpi": "pmix"})
     said = await container.sync("sh", "-c", "echo $ME, $SLURM_PROCID")
     assert said.stdout == b"a rank, 0\n"
+
+
+@pytest.mark.parametrize("user", ["alice", "bob"])
+async def test_a_containers_own_terminal_is_attached_to_with_size_ctrl_c_and_its_last_words(
+    bed: Testbed, kubelet: Kubelet, image: str, user: str
+) -> None:
+    env: Mapping[str, str | bytes] = {**account_of(bed, user)}
+    command = ["sh", "-c", "cd /; echo begun; exec sh"]
+    container = await begun(kubelet, image, env, command=command, stdin=True, tty=True)
+    left = await Exec.start(await attach_url(container, tty=True), "stdin", "stdout", "resize")
+    await left.type(b"echo $((40+1))\n")
+    await left.until_said(b"41")
+    await left.close()
+    shell = await Exec.start(await attach_url(container, tty=True), "stdin", "stdout", "resize")
+    await shell.resize(101, 37)
+    while b"37 101" not in shell.streams["stdout"].data:
+        await shell.type(b"stty size\n")
+        await asyncio.sleep(0.1)
+    await shell.type(b"echo sleep''s; sleep 1000\n")
+    await shell.until_said(b"sleeps")
+    while b"42" not in shell.streams["stdout"].data:
+        await shell.type(b"\x03\necho $((40+2))\n")
+        await asyncio.sleep(0.2)
+    await shell.type(b"echo la''st; exit 5\n")
+    assert (await shell.status())["status"] == "Success"
+    assert shell.streams["stdout"].data.endswith(b"last\r\n")
+    await shell.close()
+    assert (await kubelet.wait_until_exited(container.container_id)).exit_code == 5

@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import struct
+import zlib
 from urllib.parse import urlsplit
 
 import pytest
@@ -14,6 +15,7 @@ from multicri_proxy.api.errors import ResourceExhausted, Unavailable
 from multicri_proxy.api.streams import Streams
 from multicri_proxy.streaming.requests import RemoteCommand
 from multicri_proxy.streaming.server import Limits, StreamingServer, Tls
+from multicri_proxy.streaming.spdy import DICTIONARY
 from multicri_proxy.streaming.tokens import Tokens
 from streaming.conftest import Streaming
 from streaming.spdy_client import Exec, Spdy, upgraded
@@ -193,9 +195,19 @@ class TestWithTwoConnections:
         await clients[1].close()
 
 
+def zip_bomb() -> bytes:
+    """A SYN_STREAM of 2 kB whose one header has 2 MB."""
+    compressor = zlib.compressobj(9, zlib.DEFLATED, 15, 8, zlib.Z_DEFAULT_STRATEGY, DICTIONARY)
+    block = struct.pack(">II", 1, 1) + b"a" + struct.pack(">I", 2_000_000) + bytes(2_000_000)
+    payload = struct.pack(">IIH", 9, 0, 0) + compressor.compress(block) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    assert len(payload) < 4_000
+    return struct.pack(">HHI", 0x8003, 1, len(payload)) + payload
+
+
 @pytest.mark.parametrize(
     "data",
     [
+        zip_bomb(),
         struct.pack(">HHI", 0x8003, 1, 0xFFFFFF),
         struct.pack(">HHI", 0x8002, 6, 4) + bytes(4),
         struct.pack(">II", 9, 1 << 24),
