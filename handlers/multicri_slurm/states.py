@@ -62,12 +62,12 @@ STATES = {
     # has run already.
     "REQUEUED": _QUEUED,
     "REQUEUE_FED": _QUEUED,
-    "REQUEUE_HOLD": _QUEUED,
+    "REQUEUE_HOLD": JobState(phase=Phase.QUEUED, reason="RequeueHold"),
     "RESIZING": _RUNNING,
-    "RESV_DEL_HOLD": _QUEUED,
+    "RESV_DEL_HOLD": JobState(phase=Phase.QUEUED, reason="ReservationDeleted"),
     "REVOKED": _NO_CHANGE,  # another cluster of the federation runs it
     "SIGNALING": _RUNNING,
-    "SPECIAL_EXIT": _QUEUED,
+    "SPECIAL_EXIT": JobState(phase=Phase.QUEUED, reason="SpecialExit"),
     "STAGE_OUT": _NO_CHANGE,
     "STOPPED": _FROZEN,
     "UPDATE_DB": _NO_CHANGE,

@@ -73,7 +73,7 @@ class Watching:
         if record.allocation is not None and await self._step_over(record, line):
             return
         if state.phase is Phase.QUEUED:
-            self._waits(record, line)
+            self._waits(record, line, state)
             return
         self._waiting_since.pop(container_id, None)
         started_ns = known.started_at_ns if known is not None and known.phase is Phase.RUNNING else None
@@ -112,17 +112,17 @@ class Watching:
             self.hurry(record.account)
         return False
 
-    def _waits(self, record: Record, line: JobLine) -> None:
+    def _waits(self, record: Record, line: JobLine, state: JobState) -> None:
         """Tell why, unless it has just begun to: most jobs of an idle cluster wait for a moment, for many reasons."""
         since = self._waiting_since.setdefault(record.container_id, time.monotonic())
         if time.monotonic() - since < WORTH_TELLING_S:
             return
-        reason = _FIRST_WORD.search(line.reason)
+        word = _FIRST_WORD.search(line.reason)
         self._board.publish(
             Report(
                 container_id=record.container_id,
                 phase=Phase.QUEUED,
-                reason=reason[0] if reason else "",
+                reason=state.reason or (word[0] if word else ""),
                 message=_sentence(line),
             )
         )

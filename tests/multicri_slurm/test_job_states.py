@@ -1,5 +1,7 @@
 """What others do to our jobs in the real cluster, and what a container's report says of it."""
 
+import secrets
+
 import pytest
 from slurm_bench import Bench, eventually, everything
 
@@ -81,35 +83,78 @@ async def test_a_job_that_an_admin_holds_tells_why_it_waits_and_runs_when_it_is_
         scontrol(bench, "update", "partitionname=batch", "state=up")
 
 
-@pytest.mark.parametrize("proxy_is_there", [True, False])
-async def test_a_job_that_an_admin_requeues_ends_and_its_container_does_not_run_twice(
-    bench: Bench, *, proxy_is_there: bool
+async def test_a_job_whose_reservation_is_gone_is_held_and_says_why(bench: Bench) -> None:
+    name = f"of-{secrets.token_hex(4)}"
+    of = ["users=alice", "nodes=cn2", "starttime=now", "duration=10", "flags=ignore_jobs"]
+    scontrol(bench, "create", "reservation", f"reservationname={name}", *of)
+    try:
+        async with bench.adapter() as slurm:
+            asks = {"slurm.multicri.io/reservation": name, "slurm.multicri.io/begin": "now+1hour"}
+            spec = bench.spec(["/bin/true"], annotations=asks)
+            await slurm.create_container(spec)
+            await slurm.start_container(spec.id)
+            await told(bench, spec, Phase.QUEUED, "BeginTime")
+            scontrol(bench, "update", f"reservationname={name}", "endtime=now+3")
+            held = await told(bench, spec, Phase.QUEUED, "ReservationDeleted")
+            assert f"is RESV_DEL_HOLD: Reservation {name} was deleted" in held.message
+            assert (await slurm.stop_container(spec.id, 0)).reason == "Cancelled"
+            await slurm.remove_container(spec.id)
+    finally:
+        bench.bed.cluster.run("login", ["scontrol", "delete", f"reservation={name}"])  # unless it has ended
+
+
+async def test_a_job_that_can_no_longer_end_before_its_deadline_has_failed_with_that_reason(bench: Bench) -> None:
+    scontrol(bench, "update", "partitionname=gpu", "state=down")
+    try:
+        async with bench.adapter() as slurm:
+            options = "--partition=gpu --time=1 --deadline=now+65"
+            spec = bench.spec(["/bin/true"], cluster={"JOB_CUSTOM_CONFIG": options})
+            await slurm.create_container(spec)
+            await slurm.start_container(spec.id)
+            report = await bench.report(spec.id, Phase.EXITED)
+            assert (report.reason, report.exit_code) == ("DeadlineExceeded", 143)
+            assert "DEADLINE" in report.message
+            await slurm.remove_container(spec.id)
+    finally:
+        scontrol(bench, "update", "partitionname=gpu", "state=up")
+
+
+@pytest.mark.parametrize("how", [("requeue",), ("requeuehold", "State=SpecialExit")])
+async def test_a_job_that_an_admin_requeues_is_cancelled_in_whatever_state_it_waits(
+    bench: Bench, how: tuple[str, ...]
 ) -> None:
     async with bench.adapter() as slurm:
         spec = bench.spec(ENDLESS)
         job_id = await started(bench, slurm, spec)
         scontrol(bench, "update", f"jobid={job_id}", "requeue=1")
-        if proxy_is_there:
-            scontrol(bench, "requeue", job_id)
-            report = await bench.report(spec.id, Phase.EXITED)
-            assert (report.reason, report.exit_code in {137, 143}) == ("Requeued", True)
-            await slurm.remove_container(spec.id)
-    if not proxy_is_there:
-        scontrol(bench, "requeue", job_id)
+        scontrol(bench, *how, job_id)
+        report = await bench.report(spec.id, Phase.EXITED)
+        assert (report.reason, report.exit_code in {137, 143}) == ("Requeued", True)
+        await slurm.remove_container(spec.id)
 
-        async def has_run_again() -> bool:
-            state = bench.jobs("alice", spec.id)[0].split()[1]
-            if state == "PENDING":  # Slurm lets a requeued job wait for two minutes
-                bench.bed.cluster.run("login", ["scontrol", "update", f"jobid={job_id}", "StartTime=now"])
-            return state in {"FAILED", "COMPLETED"}
 
-        await eventually(has_run_again, "the job has run again")
-        bench.reports.clear()
-        async with bench.adapter() as slurm:
-            report = await bench.report(spec.id, Phase.EXITED)
-            assert report.exit_code in {137, 143}
-            assert await everything(slurm, spec.id, OutputStream.STDOUT) == b"up\n"
-            await slurm.remove_container(spec.id)
+async def test_a_job_that_an_admin_requeues_while_no_proxy_is_there_does_not_run_its_container_twice(
+    bench: Bench,
+) -> None:
+    async with bench.adapter() as slurm:
+        spec = bench.spec(ENDLESS)
+        job_id = await started(bench, slurm, spec)
+        scontrol(bench, "update", f"jobid={job_id}", "requeue=1")
+    scontrol(bench, "requeue", job_id)
+
+    async def has_run_again() -> bool:
+        state = bench.jobs("alice", spec.id)[0].split()[1]
+        if state == "PENDING":  # Slurm lets a requeued job wait for two minutes
+            bench.bed.cluster.run("login", ["scontrol", "update", f"jobid={job_id}", "StartTime=now"])
+        return state in {"FAILED", "COMPLETED"}
+
+    await eventually(has_run_again, "the job has run again")
+    bench.reports.clear()
+    async with bench.adapter() as slurm:
+        report = await bench.report(spec.id, Phase.EXITED)
+        assert report.exit_code in {137, 143}
+        assert await everything(slurm, spec.id, OutputStream.STDOUT) == b"up\n"
+        await slurm.remove_container(spec.id)
 
 
 async def test_a_job_whose_node_is_declared_down_ends_with_that_reason(bench: Bench) -> None:
