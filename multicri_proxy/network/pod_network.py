@@ -32,6 +32,7 @@ from multicri_proxy.network.asked import Asked, HostPort, asked_of
 from multicri_proxy.network.attachments import Attachment, attachment_from_row, attachment_row
 from multicri_proxy.network.configuration import Network, read_network
 from multicri_proxy.network.forwarding import Connect, Forwarder, Limits
+from multicri_proxy.network.mounts import lead_out
 
 log = Log("network")
 
@@ -97,6 +98,12 @@ class PodNetwork:
             else:
                 attachment = attachment_from_row(row)
                 self._entries[attachment.sandbox_id] = _Entry(attachment=attachment)
+        if self._enabled and not await asyncio.to_thread(lead_out, self._directory):
+            log.warning(
+                "pods' network namespaces are this unit's alone, and end with it: "
+                "set ProtectHome, ProtectSystem and PrivateTmp to no, or mount the directory with Bidirectional",
+                directory=self._directory,
+            )
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._tasks)
             stack.push_async_callback(self._close_ports)
