@@ -64,6 +64,11 @@ def token_server(bed: Testbed) -> Iterator[tuple[str, list[str]]]:
         server.server_close()
 
 
+def registry_token(bed: Testbed, scope: str) -> str:
+    """One that the registry takes as it is, for ten minutes."""
+    return _token(bed.registry.authority.certificate, bed.registry.authority.key, scope)
+
+
 def _token(certificate: Path, key: Path, scope: str) -> str:
     """A JSON web token, signed by the authority. Source: distribution, "Token Authentication Implementation"."""
     kind, name, actions = scope.split(":")
@@ -74,7 +79,7 @@ def _token(certificate: Path, key: Path, scope: str) -> str:
     now = int(time.time())
     claims = {
         **{"iss": REALM, "aud": REALM, "sub": USER, "jti": "1"},
-        **{"nbf": now - 60, "iat": now - 60, "exp": now + 60},
+        **{"nbf": now - 60, "iat": now - 60, "exp": now + 600},
         "access": [{"type": kind, "name": name, "actions": actions.split(",")}],
     }
     signed = f"{_text(json.dumps(header).encode())}.{_text(json.dumps(claims).encode())}"
