@@ -2,6 +2,7 @@
 
 import shlex
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -35,6 +36,26 @@ def still(bed: Testbed, user: str) -> Iterator[None]:
         yield
     finally:
         bed.cluster.run("login", ["kill", "-CONT", *found])
+
+
+@contextmanager
+def slow(bed: Testbed, user: str) -> Iterator[None]:
+    """The user's SSH sessions, SFTP among them, stand still most of the time, as one does that waits for its home."""
+    on_off = """
+        trap 'kill -CONT $(pgrep -u "$1" sshd); exit' TERM
+        while :; do
+          kill -STOP $(pgrep -u "$1" sshd); sleep 1.2 & wait $!
+          kill -CONT $(pgrep -u "$1" sshd); sleep 0.2 & wait $!
+        done 2> /dev/null
+    """
+    argv = bed.cluster.argv_inside("login", ["bash", "-c", f"echo $$; {on_off}", "slow", user])
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pid = process.stdout.readline().strip()
+        try:
+            yield
+        finally:
+            bed.cluster.run("login", ["kill", pid], check=True)
 
 
 @contextmanager

@@ -11,7 +11,17 @@ from kubelet.client import PodOnNode
 from main_job.conftest import account_of
 from testbed import Testbed
 
-from faults.breaking import Gate, another_host_key, another_password, kill_sessions, locked, sshd_with, still, without
+from faults.breaking import (
+    Gate,
+    another_host_key,
+    another_password,
+    kill_sessions,
+    locked,
+    slow,
+    sshd_with,
+    still,
+    without,
+)
 from faults.conftest import HANDLER, MakeNode, Node
 from faults.looking import agree, eventually, jobs_of, jobs_that_live, printed
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
@@ -109,6 +119,22 @@ async def test_one_accounts_home_hangs(bed: Testbed, nodes: MakeNode, image: str
         await goes_on(hangs)
         await node.kubelet.stop(hanging, 30)
         assert (await node.kubelet.status(hanging)).exit_code == 6
+    await agree(bed, node.kubelet)
+
+
+async def test_a_home_that_is_slow_makes_its_accounts_pods_slow_and_nothing_else(
+    bed: Testbed, node: Node, image: str, account: dict[str, str]
+) -> None:
+    bobs = account_of(bed, "bob") | {"JOB_CUSTOM_CONFIG": "--mem=10M"}
+    other, _ = await begin(node.kubelet, "other", image, bobs, COUNTS)
+    with slow(bed, "alice"):
+        pod, container_id = await begin(node.kubelet, "slow", image, account, COUNTS_TO_40)
+        await goes_on(other)
+        assert (await node.kubelet.wait_until_exited(container_id)).exit_code == 5
+        await eventually(lambda: counted(pod) == 40, lambda: f"its log has {counted(pod)} lines")
+        assert len(jobs_of(bed, container_id)) == 1
+        await node.kubelet.remove_sandbox(pod.sandbox_id)
+    await goes_on(other)
     await agree(bed, node.kubelet)
 
 
