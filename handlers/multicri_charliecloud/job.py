@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from multicri_charliecloud.settings import Settings
-from multicri_charliecloud.support import FIELDS, GROUPS, SYSCTLS
+from multicri_charliecloud.support import CAPABILITIES, FIELDS, GROUPS, SYSCTLS
 from multicri_proxy.api.adapter import ContainerSpec, Demand, Dns, Mount, Pod
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument
 from multicri_proxy.api.image import ImageConfig
@@ -22,6 +22,9 @@ LARGEST_TOTAL_BYTES = 1024 * 1024
 LARGEST_ID = 2**32 - 2
 NEWLINES_SINCE = "--set-env0"
 """The option of ch-run that parts variables by NUL bytes; from 0.34 on."""
+
+LOW_PORTS = Demand(CAPABILITIES, "NET_BIND_SERVICE")
+"""In a network namespace of the pod's own all ports are for everybody."""
 
 _HOSTNAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9.]{0,62}[A-Za-z0-9])?", re.ASCII)
 _DNS_WORD = re.compile(r"[!-~]{1,253}", re.ASCII)
@@ -42,6 +45,8 @@ class User:
 def refusals(spec: ContainerSpec, *, is_root: bool) -> list[Demand]:
     """What it asks for that cannot be honoured on this node. is_root: the daemon is."""
     found = [one for one in spec.security.demands if of_field(FIELDS, one.field).answer is Answer.BY_POLICY]
+    if spec.pod.network_namespace:
+        found = [one for one in found if one != LOW_PORTS]
     given = groups_of(spec, is_root=is_root)
     found += [Demand(GROUPS, str(group)) for group in spec.security.supplemental_groups if group not in given]
     settable = sysctls_of(spec, is_root=is_root)

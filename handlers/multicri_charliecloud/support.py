@@ -8,6 +8,7 @@ _SECURITY = "ContainerConfig.linux.security_context"
 _RESOURCES = "ContainerConfig.linux.resources"
 
 SYSCTLS = "PodSandboxConfig.linux.sysctls"
+CAPABILITIES = f"{_SECURITY}.capabilities.add_capabilities"
 GROUPS = f"{_SECURITY}.supplemental_groups"
 
 FIELDS: Fields = {
@@ -43,7 +44,9 @@ FIELDS: Fields = {
     f"{_RESOURCES}.hugepage_limits": Support(Answer.IGNORED),
     f"{_RESOURCES}.unified": Support(Answer.IGNORED),
     f"{_RESOURCES}.memory_swap_limit_in_bytes": Support(Answer.IGNORED, "a container has no swap"),
-    f"{_SECURITY}.capabilities.add_capabilities": _NOT_OURS,
+    CAPABILITIES: Support(
+        Answer.BY_POLICY, "but NET_BIND_SERVICE, which is honoured in a network namespace of the pod's own"
+    ),
     f"{_SECURITY}.capabilities.add_ambient_capabilities": _NOT_OURS,
     f"{_SECURITY}.capabilities.drop_capabilities": Support(Answer.HONOURED, "it has none over the node"),
     f"{_SECURITY}.privileged": _NOT_OURS,

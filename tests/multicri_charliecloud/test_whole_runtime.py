@@ -1,6 +1,9 @@
 """No other runtime on the node: every pod and every image is ours, by their ordinary names."""
 
 import asyncio
+import os
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -151,3 +154,26 @@ async def _until_gone(path: Path) -> None:
     async with asyncio.timeout(60):
         while path.exists():
             await asyncio.sleep(0.05)
+
+
+async def test_an_ordinary_user_needs_no_configuration(place: Path) -> None:
+    """The socket is where the user's others are, all else among what the user's programs keep."""
+    for name in ("state", "run"):
+        (place / name).mkdir()
+        shutil.chown(place / name, "nobody")
+    become = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--")
+    environment = {"PATH": os.environ["PATH"], "XDG_STATE_HOME": f"{place}/state", "XDG_RUNTIME_DIR": f"{place}/run"}
+    argv = (*become, sys.executable, "-m", "multicri_proxy", "serve", "--remote-runtime-endpoints=")
+    daemon = await asyncio.create_subprocess_exec(*argv, env=environment, stderr=asyncio.subprocess.DEVNULL)
+    try:
+        async with asyncio.timeout(60), Kubelet.of(place / "run/multicri.sock", place / "pods") as kubelet:
+            while not (place / "run/multicri.sock").exists():
+                await asyncio.sleep(0.05)
+            status = await kubelet.call(cri.StatusRequest(verbose=True), cri.StatusResponse)
+            assert "charliecloud" in status.info["info"]
+            info = await kubelet.call(cri.ImageFsInfoRequest(), cri.ImageFsInfoResponse)
+            assert info.image_filesystems[0].fs_id.mountpoint.startswith(str(place / "state/multicri-proxy"))
+            assert (place / "run/multicri-admin.sock").exists()
+    finally:
+        daemon.terminate()
+        await daemon.wait()

@@ -13,6 +13,7 @@ from typing import get_args
 
 from testbed.authority import Authority
 from testbed.cluster import Cluster
+from testbed.dns_image import DNS_IMAGE, ensure_dns_layout
 from testbed.images import ensure_layout
 from testbed.machine import MachineState, add_bridge, remove_bridge, unmount_below
 from testbed.mpi_image import MPI_IMAGE, ensure_mpi_layout
@@ -102,6 +103,11 @@ class Testbed:
         layout = ensure_mpi_layout(self.settings.cache, self.cluster.root.path)
         self.registry.push(layout, MPI_IMAGE)
         return self.registry.image_name(MPI_IMAGE)
+
+    def push_dns_image(self) -> str:
+        """Push the image of a DNS server, and return its name. No-op if it is there."""
+        self.registry.push(ensure_dns_layout(self.settings.cache), DNS_IMAGE)
+        return self.registry.image_name(DNS_IMAGE)
 
     def alive(self) -> dict[str, bool]:
         """Whether each part runs, by name."""

@@ -15,6 +15,7 @@ PACKAGES = (
     "containernetworking-plugins",
     "debian-archive-keyring",
     "debootstrap",
+    "dnsmasq-base",
     "docker-registry",
     "iproute2",
     "mount",
