@@ -1,7 +1,12 @@
 """What running jobs use: sstat's words, and their sum."""
 
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
 import pytest
-from multicri_slurm.answers import StepUsage, gathers_usage, sstat_usage
+from multicri_slurm.answers import StepUsage, facts, gathers_usage, sstat_usage
+from multicri_slurm.remote_scripts import USAGE
 from multicri_slurm.usage import Meter
 
 from multicri_proxy.api.adapter import Usage
@@ -76,3 +81,46 @@ def test_what_is_read_twice_is_no_second_measurement() -> None:
     meter.read({"": used(3 * S, 10, 9)}, 14 * S)
     meter.read({"": used(2 * S, 10, 9)}, 13 * S)
     assert meter.usage is known
+
+
+SSTAT = '#!/bin/sh\necho "$@" >> "$CALLS"\necho "8.batch|cpu=00:00:02,mem=1K"\n'
+
+
+def asked(tmp_path: Path, *jobs: tuple[str, str | None], sstat: str | None = SSTAT) -> Mapping[str, tuple[str, ...]]:
+    """What the remote script says. jobs: each with what the file of its container holds, if there is one."""
+    (tmp_path / "bin").mkdir()
+    for program in ("sed", "sh"):
+        (tmp_path / "bin" / program).symlink_to(f"/usr/bin/{program}")
+    if sstat is not None:
+        (tmp_path / "bin/sstat").write_text(sstat)
+        (tmp_path / "bin/sstat").chmod(0o755)
+    words: list[str] = []
+    for job, text in jobs:
+        directory = tmp_path / f"c{job}"
+        directory.mkdir()
+        if text is not None:
+            (directory / "usage").write_text(text)
+        words += [job, str(directory)]
+    env = {"PATH": str(tmp_path / "bin"), "CALLS": str(tmp_path / "calls")}
+    done = subprocess.run(
+        ["/bin/sh", "-s", "--", *words], input=USAGE.encode(), env=env, capture_output=True, check=True
+    )
+    return facts(done.stdout)
+
+
+def test_sstat_is_asked_only_about_jobs_that_do_not_tell_themselves(tmp_path: Path) -> None:
+    found = asked(tmp_path, ("7", "1 2 3 4\n"), ("8", None), ("9", ""))
+    assert found["reading"] == (f"{tmp_path}/c7 1 2 3 4",)
+    assert found["sstat"] == ("8.batch|cpu=00:00:02,mem=1K",)
+    assert (tmp_path / "calls").read_text().split()[4] == "8,9"
+    assert "done" in found
+
+
+def test_where_all_tell_themselves_sstat_need_not_be_there(tmp_path: Path) -> None:
+    assert asked(tmp_path, ("7", "1 2 3 4\n"), ("8", "5 6 7 8"), sstat=None).keys() == {"reading", "done"}
+
+
+def test_a_cluster_without_sstat_says_so_and_what_is_known_is_told_all_the_same(tmp_path: Path) -> None:
+    found = asked(tmp_path, ("7", "1 2 3 4\n"), ("8", None), sstat=None)
+    assert found.keys() == {"reading", "stderr"}
+    assert found["stderr"] == ("sstat: command not found",)
