@@ -26,10 +26,12 @@ def environment(identity: Identity | None, home: str = "/") -> dict[str, str]:
 
 
 def as_identity(words: Sequence[str], identity: Identity | None) -> list[str]:
+    """It ends with us, however we end: the next daemon must not meet a build of ours."""
+    ends_with_us = ("setpriv", "--pdeathsig=KILL")
     if identity is None:
-        return list(words)
+        return [*ends_with_us, "--", *words]
     become = (f"--reuid={identity.user_id}", f"--regid={identity.group_id}", "--clear-groups", "--no-new-privs")
-    return ["setpriv", *become, "--", *words]
+    return [*ends_with_us, *become, "--", *words]
 
 
 async def run(words: Sequence[str], env: Mapping[str, str], timeout_s: float) -> bytes:
