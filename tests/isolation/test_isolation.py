@@ -37,7 +37,7 @@ from isolation.ordinary import assert_undisturbed, live, ordinary_calls
 
 pytestmark = pytest.mark.testbed
 
-LIFE_S = 20.0
+LIFE_S = 60.0
 
 BEFORE, DURING = 8, 20
 """How often each of the ordinary pod's calls is answered before the fault, and while it lasts."""
