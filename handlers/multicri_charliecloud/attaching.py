@@ -31,10 +31,13 @@ async def follow(directory: ContainerDirectory, started: Started, ended: asyncio
             raise FailedPrecondition("the container has no stdin: it was not asked for in the pod")
         stdin = await _pipe_to(directory)
     try:
+        writers = _writers(streams, has_terminal=job["tty"])
+        # before anything is typed, so that its answer is not missed
+        sizes = {stream: await asyncio.to_thread(size_of, directory.output(stream)) for stream in writers}
         async with Tasks() as tasks:
             copies = [
-                tasks.outcome(f"copy {stream.value}", partial(_copy, directory, stream, ended, writer))
-                for stream, writer in _writers(streams, has_terminal=job["tty"]).items()
+                tasks.outcome(f"copy {stream.value}", partial(_copy, directory, stream, sizes[stream], ended, writer))
+                for stream, writer in writers.items()
             ]
             if streams.stdin is not None and stdin is not None:
                 tasks.start("feed stdin", partial(_feed, streams.stdin, stdin))
@@ -54,9 +57,10 @@ def _writers(streams: Streams, *, has_terminal: bool) -> dict[OutputStream, Writ
     return {stream: writer for stream, writer in wanted.items() if writer is not None}
 
 
-async def _copy(directory: ContainerDirectory, stream: OutputStream, ended: asyncio.Event, writer: Writer) -> None:
-    path = directory.output(stream)
-    async for piece in read_output(path, await asyncio.to_thread(size_of, path), ended, LONGEST_PAUSE_S):
+async def _copy(
+    directory: ContainerDirectory, stream: OutputStream, offset_bytes: int, ended: asyncio.Event, writer: Writer
+) -> None:
+    async for piece in read_output(directory.output(stream), offset_bytes, ended, LONGEST_PAUSE_S):
         await writer.write(piece)
 
 

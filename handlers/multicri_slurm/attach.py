@@ -32,11 +32,13 @@ async def follow(running: Running, output: Output, execs: Execs, streams: Stream
         OutputStream.STDOUT: streams.stdout,
         OutputStream.STDERR: streams.stdout if streams.tty else streams.stderr,
     }
+    wanted = {stream: writer for stream, writer in writers.items() if writer is not None}
+    # before anything is typed, so that its answer is not missed
+    pieces = {stream: output(stream, await _size_of(running, stream)) for stream in wanted}
     async with Tasks() as tasks:
         copies = [
-            tasks.outcome(f"copy {stream.value}", partial(_copy, running, output, stream, writer))
-            for stream, writer in writers.items()
-            if writer is not None
+            tasks.outcome(f"copy {stream.value}", partial(_copy, pieces[stream], writer))
+            for stream, writer in wanted.items()
         ]
         if streams.stdin is not None:
             fed = tasks.outcome("feed stdin", partial(execs.feed, running, streams.stdin))
@@ -48,7 +50,7 @@ async def follow(running: Running, output: Output, execs: Execs, streams: Stream
 
 async def _join(running: Running, output: Output, execs: Execs, streams: Streams, ended: asyncio.Event) -> None:
     """The client's terminal with the container's. What this wrote last comes by its file: its job takes us along."""
-    offset = await running.cluster.size_of(f"{running.record.directory}/{OutputStream.STDOUT.value}") or 0
+    offset = await _size_of(running, OutputStream.STDOUT)
     passed_on = _Counting(streams.stdout)
     try:
         await execs.join(running, replace(streams, stdout=passed_on), offset)
@@ -72,7 +74,10 @@ class _Counting:
             await self._writer.write(data)
 
 
-async def _copy(running: Running, output: Output, stream: OutputStream, writer: Writer) -> None:
-    path = f"{running.record.directory}/{stream.value}"
-    async for piece in output(stream, await running.cluster.size_of(path) or 0):
+async def _size_of(running: Running, stream: OutputStream) -> int:
+    return await running.cluster.size_of(f"{running.record.directory}/{stream.value}") or 0
+
+
+async def _copy(pieces: AsyncIterator[bytes], writer: Writer) -> None:
+    async for piece in pieces:
         await writer.write(piece)

@@ -1,5 +1,6 @@
 """A client joined with a container's own process."""
 
+import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -43,13 +44,15 @@ async def test_what_is_typed_comes_and_what_is_said_is_seen_also_from_the_next_d
         proxy.kill()
     await proxy.start()
     async with attached(kubelet, container) as client, attached(kubelet, container) as other:
-        await client.send(STDIN, b"two\n")
+        await other.send(STDIN, b"two\n")
         await other.until_said(STDOUT, b"got two\n")
+        await client.send(STDIN, b"three\n")
+        await other.until_said(STDOUT, b"got three\n")
         await client.send(STDIN, b"end\n")
         await client.until_said(STDOUT, b"got end\n")
         await client.until_closed()
     assert (await kubelet.wait_until_exited(container)).exit_code == 7
-    assert read_log(pod) == ["got one\n", "got two\n", "got end\n"]
+    assert read_log(pod) == ["got one\n", "got two\n", "got three\n", "got end\n"]
 
 
 async def test_stdin_that_is_for_one_client_ends_with_it(kubelet: Kubelet, pod: PodOnNode, image: str) -> None:
@@ -70,10 +73,12 @@ async def test_a_containers_terminal_has_the_clients_size_and_takes_ctrl_c(
     await kubelet.start(container)
     async with attached(kubelet, container, tty=True) as client:
         await client.send(RESIZE, b'{"Width":99,"Height":33}')
-        await client.send(STDIN, b"while [ \"$(stty size)\" != '33 99' ]; do :; done; echo si''zed; sleep 600\n")
-        await client.until_said(STDOUT, b"sized")
+        # a program with a handler: between a shell's fork and exec Ctrl-C reaches nobody
+        program = "trap 'exit 4' INT; until [ \"$(stty size)\" = '33 99' ]; do sleep 0.05; done; echo sized; "
+        await client.send(STDIN, f"sh -c {shlex.quote(program + 'while :; do sleep 0.05; done')}\n".encode())
+        await client.until_said(STDOUT, b"\nsized")
         await client.send(STDIN, b"\x03")
-        await client.send(STDIN, b"exit 5\n")
+        await client.send(STDIN, b"exit $(($? + 1))\n")
         await client.until_closed()
     assert (await kubelet.wait_until_exited(container)).exit_code == 5
     assert "sized" in "".join(read_log(pod))
