@@ -1,12 +1,13 @@
 """What slurmrestd answers, read. Pure.
 
 Numbers come as ``{"set": true, "infinite": false, "number": 3}``, states as lists of a base state and its flags.
-Source: the schemas of v0.0.40 to v0.0.42, and what Slurm 24.11 was seen to answer.
+Source: the schemas of v0.0.40 to v0.0.45, and what Slurm 24.11 and 26.05 were seen to answer.
 """
 
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from multicri_proxy.api.errors import Unavailable
@@ -67,7 +68,7 @@ def jobs_of(body: bytes, username: str) -> list[JobLine]:
             if number % JOBS_BETWEEN_PAUSES == 0:
                 time.sleep(0)
             if job.get("user_name") == username:
-                found.append(_line(job, job["job_state"], job.get("state_reason")))
+                found.append(_line(job, job["job_state"], job.get("state_description") or job.get("state_reason")))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise Unavailable(f"slurmrestd's list of jobs cannot be read: {error}") from error
     return found
@@ -77,7 +78,8 @@ def recorded_jobs(body: bytes) -> list[JobLine]:
     """The jobs in an answer of slurmdbd's. Raises Unavailable if it cannot be read."""
     try:
         return [
-            _line(job, job["state"]["current"], job["state"].get("reason")) for job in fields_of(body).get("jobs") or []
+            _with_canceller(_line(job, job["state"]["current"], job["state"].get("reason")), job)
+            for job in fields_of(body).get("jobs") or []
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Unavailable(f"slurmrestd's record of jobs cannot be read: {error}") from error
@@ -135,6 +137,12 @@ def _line(job: dict[str, Any], states: Any, reason: Any) -> JobLine:
         cluster_account=str(job.get("account") or ""),
         exit_pair=f"{code}:{signal}",
     )
+
+
+def _with_canceller(line: JobLine, job: dict[str, Any]) -> JobLine:
+    """As sacct prints it, which knows a number where slurmrestd knows a name."""
+    user = job.get("kill_request_user")
+    return replace(line, state=f"CANCELLED by {user}") if line.state == "CANCELLED" and user else line
 
 
 def _number(told: Any) -> int:

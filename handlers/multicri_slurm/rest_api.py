@@ -7,6 +7,7 @@ Source: rest_api.html, rest.html (JWT) of Slurm 24.11.
 
 import asyncio
 import json
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -16,15 +17,17 @@ from urllib.parse import urlencode, urlsplit
 
 import h11
 
-from multicri_proxy.api.errors import PermissionDenied, Unavailable
+from multicri_proxy.api.errors import FailedPrecondition, PermissionDenied, Unavailable
 from multicri_slurm.accounts import Login
 from multicri_slurm.proofs import read_token
 from multicri_slurm.settings import Settings
 
-VERSIONS = ("v0.0.42", "v0.0.41", "v0.0.40")
+VERSIONS = ("v0.0.45", "v0.0.44", "v0.0.43", "v0.0.42", "v0.0.41", "v0.0.40")
+"""All of them were tried."""
 AT_ONCE = 8
 LONGEST_ANSWER_BYTES = 256 * 1024 * 1024
 CLOSE_S = 2.0
+_IN_A_PATH = re.compile(rb"/slurm\\?/(v[0-9]+[.][0-9]+[.][0-9]+)\\?/")
 
 
 class NotSent(Unavailable):
@@ -72,7 +75,7 @@ class RestApi:
     async def version(self) -> str:
         """The newest of the versions known here that it speaks; asked once.
 
-        Raises Unavailable if it speaks none of them.
+        Raises FailedPrecondition if it speaks others alone, Unavailable if it does not say what it speaks.
         """
         for version in () if self._version else VERSIONS:
             answer = await self._ask("GET", f"/slurm/{version}/ping/", None, None)
@@ -82,7 +85,14 @@ class RestApi:
             if answer.status != 404:
                 raise Unavailable(f"{self._login.account}: slurmrestd answers {answer.status} to a ping")
         if not self._version:
-            raise Unavailable(f"{self._login.account}: slurmrestd speaks none of {', '.join(VERSIONS)}")
+            schema = await self._ask("GET", "/openapi/v3", None, None)
+            others = {version.decode() for version in _IN_A_PATH.findall(schema.body)}
+            if not others:
+                raise Unavailable(f"{self._login.account}: what answers does not speak slurmrestd's language")
+            raise FailedPrecondition(
+                f"{self._login.account}: slurmrestd speaks {', '.join(sorted(others))}, and here one of {VERSIONS[-1]} "
+                f"(Slurm 23.11) to {VERSIONS[0]} (Slurm 26.05) is spoken"
+            )
         return self._version
 
     async def _ask(self, method: str, path: str, query: Mapping[str, str] | None, body: object) -> Answer:

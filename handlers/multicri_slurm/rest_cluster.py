@@ -19,6 +19,7 @@ from secrets import token_hex
 from typing import Literal
 from weakref import WeakValueDictionary
 
+from multicri_proxy.api.adapter import Phase
 from multicri_proxy.api.errors import FailedPrecondition, NotFound, PermissionDenied, Unavailable, Unimplemented
 from multicri_proxy.api.ids import JobId
 from multicri_proxy.api.log import Log
@@ -30,14 +31,14 @@ from multicri_slurm.mpi import types_named
 from multicri_slurm.prerun import with_prerun
 from multicri_slurm.rest_answers import fields_of, jobs_of, recorded_jobs, says_no_such_job, words_of
 from multicri_slurm.rest_api import Answer, NotSent, RestApi
-from multicri_slurm.rest_options import fields_of_options, fields_of_script
+from multicri_slurm.rest_options import environment_of_script, fields_of_options, fields_of_script
 from multicri_slurm.settings import Settings
 from multicri_slurm.shared_files import SharedFiles
 from multicri_slurm.shared_images import use_image
 from multicri_slurm.shared_steps import SharedSteps
 from multicri_slurm.sites import History, Measured, Signal, Site
 from multicri_slurm.sshlib import asyncssh
-from multicri_slurm.states import is_over
+from multicri_slurm.states import is_over, state_named
 
 SETTLING_S = 20.0  # slurmctld's MessageTimeout is 10 s: after twice that a question is answered or lost
 MOST_JOBS_TO_ASK = 50
@@ -265,6 +266,7 @@ class RestCluster(ImageVerbs):
         """A job has nothing of what a login sets but what is said here."""
         user = self.login.account.username
         environment = [f"PATH={PATH}", f"USER={user}", f"LOGNAME={user}", "SHELL=/bin/bash"]
+        environment += environment_of_script(script)
         job = {"environment": environment, **fields}
         text = f"{_SHELL}{_HOME}{script.removeprefix('#!/bin/bash')}"
         return await self._api.slurm("POST", "job/submit", body={"script": text, "job": job})
@@ -340,12 +342,19 @@ class RestCluster(ImageVerbs):
         return job_id
 
     async def _answer(self, job_id: JobId, path: str) -> bytes:
-        """What the job has written when it is over."""
-        pause_s, end = LOOK_S, time.monotonic() + self.settings.build_timeout_s
-        while time.monotonic() < end:
+        """What the job has written when it is over. One that waits for long goes on waiting, and is joined again."""
+        begun, pause_s = time.monotonic(), LOOK_S
+        while (took_s := time.monotonic() - begun) < self.settings.build_timeout_s:
             found = await self.history([job_id])
-            if job_id in found.unknown or (job_id in found.jobs and is_over(found.jobs[job_id].state)):
+            line = found.jobs.get(job_id)
+            state = state_named(line.state) if line is not None else None
+            if job_id in found.unknown or (state is not None and state.phase is Phase.EXITED):
                 return await self.read_piece(path, 0, LONGEST_ANSWER_BYTES) or b""
+            if line is not None and line.state == "PENDING" and took_s > self.settings.command_timeout_s:
+                raise Unavailable(
+                    f"{self.login.account}: job {job_id}, which is to look around or to build, waits in the queue: "
+                    f"{line.reason}"
+                )
             await asyncio.sleep(pause_s)
             pause_s = min(LOOK_SLOWLY_S, pause_s * SLOWER)
         raise Unavailable(f"{self.login.account}: job {job_id} takes longer than build_timeout_s")

@@ -1,7 +1,7 @@
 """sbatch's options as fields of a job that slurmrestd takes, which reads no ``#SBATCH`` lines. Pure.
 
 Options that are not here have no field that means the same, and are refused by name.
-Source: sbatch(1); the schema job_desc_msg of v0.0.40 to v0.0.42.
+Source: sbatch(1), of which OUTPUT ENVIRONMENT VARIABLES; the schema job_desc_msg of v0.0.40 to v0.0.45.
 """
 
 import re
@@ -30,8 +30,21 @@ def fields_of_script(text: str, now_s: float) -> Fields:
 
     Raises InvalidArgument naming an option that has none, or a value that cannot be said.
     """
-    lines = (line for line in text.split("\n") if line.startswith(_HEADER))
-    return fields_of_options((line.removeprefix("#SBATCH ") for line in lines), now_s)
+    return fields_of_options(_options_of(text), now_s)
+
+
+def environment_of_script(text: str) -> list[str]:
+    """``NAME=value`` for what sbatch would tell a job of its options, for srun in it."""
+    told = {
+        variable: value
+        for name, _, value in (option.removeprefix("--").partition("=") for option in _options_of(text))
+        if (variable := _TOLD.get(name)) is not None
+    }
+    return [f"{variable}={value}" for variable, value in told.items()]
+
+
+def _options_of(text: str) -> list[str]:
+    return [line.removeprefix("#SBATCH ") for line in text.split("\n") if line.startswith(_HEADER)]
 
 
 def fields_of_options(options: Iterable[str], now_s: float) -> Fields:
@@ -107,10 +120,14 @@ def _disk(value: str, _: float) -> object:
 
 
 def _begin(value: str, now_s: float) -> object:
+    return _set(_unix_time(value, now_s))
+
+
+def _unix_time(value: str, now_s: float) -> int:
     match = _DELAY.fullmatch(value)
     if match is None:
         raise ValueError("now+count[seconds|minutes|hours|days|weeks]: the cluster's time zone is not known")
-    return _set(int(now_s) + int(match[1] or 0) * _SECONDS[match[2]])
+    return int(now_s) + int(match[1] or 0) * _SECONDS[match[2]]
 
 
 def _hosts(value: str, _: float) -> object:
@@ -145,6 +162,7 @@ _FIELDS: Mapping[str, _Field] = {
     "constraint": _Field("constraints", _text),
     "contiguous": _Field("contiguous", _yes),
     "cpus-per-task": _Field("cpus_per_task", _number),
+    "deadline": _Field("deadline", _unix_time),
     "dependency": _Field("dependency", _text),
     "distribution": _Field("distribution", _text),
     "exclude": _Field("excluded_nodes", _hosts),
@@ -181,3 +199,15 @@ _FIELDS: Mapping[str, _Field] = {
     "tmp": _Field("temporary_disk_per_node", _disk),
     "wckey": _Field("wckey", _text),
 }
+_TOLD: Mapping[str, str] = {
+    "chdir": "SLURM_SUBMIT_DIR",
+    "cpus-per-task": "SLURM_CPUS_PER_TASK",
+    "gpus": "SLURM_GPUS",
+    "gpus-per-node": "SLURM_GPUS_PER_NODE",
+    "gpus-per-task": "SLURM_GPUS_PER_TASK",
+    "ntasks-per-core": "SLURM_NTASKS_PER_CORE",
+    "ntasks-per-node": "SLURM_NTASKS_PER_NODE",
+    "ntasks-per-socket": "SLURM_NTASKS_PER_SOCKET",
+    "threads-per-core": "SLURM_THREADS_PER_CORE",
+}
+"""What slurmd does not tell a job by itself."""

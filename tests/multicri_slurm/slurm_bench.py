@@ -32,8 +32,10 @@ from multicri_proxy.api.image import Image
 
 T = TypeVar("T")
 DEADLINE_S = 60.0
-BOTH_WAYS = pytest.mark.parametrize("bench", ["ssh", "rest"], indirect=True)
-"""For tests that hold whichever way leads to the cluster."""
+BOTH_WAYS = pytest.mark.parametrize(
+    "bench", ["ssh", pytest.param("rest", marks=pytest.mark.first_parameters)], indirect=True
+)
+"""For tests that hold whichever way leads to the cluster; by the second way with the first of their parameters."""
 
 
 class MemoryStore:

@@ -4,12 +4,12 @@ import re
 
 import pytest
 from multicri_slurm.annotations import PREFIX
-from slurm_bench import Bench, everything
+from slurm_bench import BOTH_WAYS, Bench, everything
 
 from multicri_proxy.api.adapter import ContainerSpec, OutputStream, Phase, Resources
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument
 
-pytestmark = pytest.mark.testbed
+pytestmark = [pytest.mark.testbed, BOTH_WAYS]
 
 USERS = ("alice", "bob")
 TOOL = "multicri/docker-repository.registry.test/test/tool:1.0"

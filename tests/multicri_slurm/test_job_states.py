@@ -3,11 +3,11 @@
 import secrets
 
 import pytest
-from slurm_bench import Bench, eventually, everything
+from slurm_bench import BOTH_WAYS, Bench, eventually, everything
 
 from multicri_proxy.api.adapter import Adapter, ContainerSpec, OutputStream, Phase, Report
 
-pytestmark = pytest.mark.testbed
+pytestmark = [pytest.mark.testbed, BOTH_WAYS]
 
 ENDLESS = ("/bin/sh", "-c", "echo up; while :; do sleep 0.1; done")
 
@@ -64,11 +64,11 @@ async def test_a_job_that_is_suspended_runs_on_and_says_so_until_it_is_resumed(b
 
 
 async def test_a_job_that_an_admin_holds_tells_why_it_waits_and_runs_when_it_is_released(bench: Bench) -> None:
-    scontrol(bench, "update", "partitionname=batch", "state=down")
     try:
         async with bench.adapter() as slurm:
             spec = bench.spec(["/bin/true"])
             await slurm.create_container(spec)
+            scontrol(bench, "update", "partitionname=batch", "state=down")
             await slurm.start_container(spec.id)
             await told(bench, spec, Phase.QUEUED, "PartitionDown")
             job_id = (await slurm.details(spec.id))["job_id"]

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from slurm_bench import Bench, everything
+from slurm_bench import BOTH_WAYS, Bench, everything
 from testbed import Testbed
 
 from multicri_proxy.api.adapter import OutputStream, Phase, Resources
 
-pytestmark = pytest.mark.testbed
+pytestmark = [pytest.mark.testbed, BOTH_WAYS]
 
 
 @pytest.fixture(scope="module")

@@ -4,15 +4,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from slurm_bench import Bench, eventually, everything
+from slurm_bench import BOTH_WAYS, Bench, eventually, everything
 from testbed import Testbed
 
 from multicri_proxy.api.adapter import ContainerSpec, OutputStream, Phase
 
-pytestmark = pytest.mark.testbed
+pytestmark = [pytest.mark.testbed, BOTH_WAYS]
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["without slurmdbd", "with slurmdbd"])
+@pytest.fixture(scope="module", params=[True, False], ids=["with slurmdbd", "without slurmdbd"])
 def bed(bed: Testbed, request: pytest.FixtureRequest) -> Iterator[Testbed]:
     """A forgetful cluster in place of the one that was up; that one is up again afterwards."""
     forgetful = Testbed(settings=replace(bed.settings, accounting=request.param, min_job_age_s=2))
@@ -63,7 +63,7 @@ async def test_without_an_exit_file_the_accounting_tells_or_the_job_is_lost(benc
         report = await bench.report(spec.id, Phase.EXITED)
         if bench.bed.settings.accounting:
             assert (report.exit_code, report.reason) == (137, "Cancelled")
-            assert f"job {job_id} CANCELLED by uid 0" in report.message
+            assert f"job {job_id} CANCELLED by {'root' if bench.rest else 'uid 0'}" in report.message
         else:
             assert (report.exit_code, report.reason) == (255, "JobLost")
         await slurm.remove_container(spec.id)

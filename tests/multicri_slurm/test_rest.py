@@ -193,6 +193,33 @@ async def test_a_partition_that_is_not_there_and_options_without_a_field_are_ref
     assert bench.home_files("alice", spec.pod.sandbox_id) == []
 
 
+async def test_a_question_that_waits_in_the_queue_says_so_and_is_the_same_job_when_it_is_asked_again(
+    bench: Bench,
+) -> None:
+    def partition(state: str) -> None:
+        bench.bed.cluster.run("login", ["scontrol", "update", "partitionname=batch", f"state={state}"], check=True)
+
+    partition("down")
+    try:
+        async with bench.adapter(command_timeout_s=2) as slurm:
+            spec = bench.spec(["/bin/true"])
+
+            async def told() -> bool:
+                with pytest.raises(Unavailable) as caught:
+                    await slurm.create_container(spec)
+                return "which is to look around or to build, waits in the queue: PartitionDown" in str(caught.value)
+
+            for _ in range(2):
+                await eventually(told, "why it waits")
+            listed = bench.bed.cluster.run("login", ["squeue", "-h", "-u", "alice", "-o", "%i"], check=True)
+            assert len(listed.stdout.split()) == 1
+    finally:
+        partition("up")
+    async with bench.adapter() as slurm:
+        await slurm.create_container(spec)
+        await slurm.remove_container(spec.id)
+
+
 async def test_what_a_pod_asks_for_is_what_the_job_gets(bench: Bench) -> None:
     async with bench.adapter() as slurm:
         options = "--time=02:03:30 --mem=150M --nice=5"

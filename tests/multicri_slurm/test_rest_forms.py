@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 from multicri_slurm.job_options import ALLOWED
 from multicri_slurm.profiles import read_profiles
 from multicri_slurm.rest_answers import jobs_of, recorded_jobs, says_no_such_job, words_of
-from multicri_slurm.rest_options import fields_of_options, fields_of_script, megabytes_of, minutes_of
+from multicri_slurm.rest_options import (
+    environment_of_script,
+    fields_of_options,
+    fields_of_script,
+    megabytes_of,
+    minutes_of,
+)
 from multicri_slurm.variables import read_variables
 
 from multicri_proxy.api.errors import InvalidArgument, PermissionDenied, Unavailable
@@ -42,6 +48,12 @@ def test_a_header_becomes_fields_and_nothing_behind_it_is_heard() -> None:
     text = "#!/bin/bash\n#SBATCH --job-name=n\n#SBATCH --gres=gpu:1,shm\n#SBATCH --no-requeue\n\necho '#SBATCH --x'\n"
     fields = fields_of_script(text, 0)
     assert fields == {"name": "n", "tres_per_node": "gres/gpu:1,gres/shm", "requeue": False}
+
+
+def test_a_job_is_told_what_sbatch_would_tell_it_of_its_options() -> None:
+    options = ("--chdir=/a b", "--ntasks-per-node=2", "--mem=1G", "--ntasks-per-node=4")
+    text = "#!/bin/bash\n" + "".join(f"#SBATCH {option}\n" for option in options)
+    assert environment_of_script(text) == ["SLURM_SUBMIT_DIR=/a b", "SLURM_NTASKS_PER_NODE=4"]
 
 
 def test_options_that_mean_the_same_field_and_times_are_told() -> None:
@@ -98,6 +110,8 @@ def test_what_slurmdbd_recorded_and_what_slurmrestd_complains_of_are_read() -> N
     recorded = job(4, "alice") | {"state": {"current": ["CANCELLED"], "reason": "None"}}
     [line] = recorded_jobs(json.dumps({"jobs": [recorded]}).encode())
     assert (line.state, line.nodes, line.cluster_account) == ("CANCELLED", "cn1", "lab")
+    [line] = recorded_jobs(json.dumps({"jobs": [recorded | {"kill_request_user": "root"}]}).encode())
+    assert line.state == "CANCELLED by root"
     unknown = json.dumps({"errors": [{"error": "Invalid job id specified", "error_number": 2017}]}).encode()
     assert says_no_such_job(unknown)
     assert "Invalid job id" in words_of(unknown)
@@ -118,6 +132,7 @@ def test_what_slurmdbd_recorded_and_what_slurmrestd_complains_of_are_read() -> N
         ({"uid": 0}, r"hpc\.uid"),
         ({"key_file": "/k"}, r"hpc\.token_file: must not be set together with key_file"),
         ({"shared_directory": ""}, r"hpc\.rest_url: files get to the cluster by a directory"),
+        ({"image_remote_mount": "/scratch"}, r"hpc\.image_remote_mount: with rest_url it must be below /hpc"),
         ({"shared_directory": "hpc"}, r"hpc\.shared_directory: must be an absolute path"),
         ({"shared_directory_in_cluster": "/a/../b"}, r"hpc\.shared_directory_in_cluster: must have no part"),
     ],

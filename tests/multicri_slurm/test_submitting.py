@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_bench import Bench, eventually, everything
+from slurm_bench import BOTH_WAYS, Bench, eventually, everything
 
 from multicri_proxy.api.adapter import OutputStream, Phase
 from multicri_proxy.api.errors import Unavailable
@@ -50,6 +50,7 @@ def gate(bench: Bench, request: pytest.FixtureRequest) -> Iterator[Gate]:
     bench.bed.cluster.run("login", ["rm", "-f", "/usr/local/bin/sbatch"], check=True)
 
 
+@BOTH_WAYS
 async def test_a_second_start_starts_nothing_more(bench: Bench) -> None:
     async with bench.adapter() as slurm:
         spec = bench.spec(["/bin/echo", "once"], user="bob")
@@ -133,6 +134,7 @@ async def test_a_stop_during_the_submit_ends_the_job(bench: Bench, gate: Gate) -
         await slurm.remove_container(spec.id)
 
 
+@BOTH_WAYS
 async def test_a_restart_takes_up_running_containers(bench: Bench) -> None:
     spec = bench.spec(["/bin/sh", "-c", "echo up; while ! [ -e /tmp/x ]; do sleep 0.1; done"])
     async with bench.adapter() as slurm:

@@ -3,18 +3,23 @@
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Literal
 
+NOT_FOUND = b"HTTP/1.1 404 NOT FOUND\r\nContent-Length: 0\r\nConnection: Close\r\n\r\n"
 Fault = Literal["", "lose question", "lose answer", "hold question", "hold answer"]
 
 
 class Gate:
-    """What becomes of the next POSTs. reached: one is lost or held up. opened: those that are held up go on."""
+    """What becomes of the next POSTs. reached: one is lost or held up. opened: those that are held up go on.
+
+    speaks: the one version of the interface that is passed on; empty for all.
+    """
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
         self.fault: Fault = ""
+        self.speaks = ""
         self.port = 0
         self.reached = asyncio.Event()
         self.opened = asyncio.Event()
@@ -46,6 +51,9 @@ class Gate:
             head = await reader.readuntil(b"\r\n\r\n")
             lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
             question = head + await reader.readexactly(int(lengths[0].split(b":")[1]))
+            if self.speaks and self.speaks.encode() not in head.partition(b"\r\n")[0]:
+                writer.write(NOT_FOUND)
+                return
             fault = self.fault if head.startswith(b"POST") else ""
             await self._at(fault, "question")
             if fault != "lose question":
@@ -63,6 +71,25 @@ class Gate:
             self.reached.set()
             if fault.startswith("hold"):
                 await self.opened.wait()
+
+
+@contextlib.asynccontextmanager
+async def answering(bodies: Mapping[str, bytes]) -> AsyncIterator[int]:
+    """Somebody else in slurmrestd's place, on a port of loopback's: knows these paths, and no others."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with _closing(writer):
+            path = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
+            if (body := bodies.get(path)) is None:
+                writer.write(NOT_FOUND)
+            else:
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: Close\r\n\r\n" % len(body) + body)
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
 
 
 @contextlib.asynccontextmanager
