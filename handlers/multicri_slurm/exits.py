@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from multicri_proxy.api.adapter import Phase, Report
 from multicri_proxy.api.ids import ContainerId
-from multicri_slurm.script import EXITED, MPI_FAILED, PRERUN_FAILED, REQUEUED
+from multicri_slurm.script import EXITED, PRERUN_FAILED, REQUEUED
+from multicri_slurm.srun_script import MPI_FAILED
 from multicri_slurm.states import JobState, with_canceller
 
 _LINE = re.compile(r"([a-z_]+)=([A-Za-z0-9]*)", re.ASCII)

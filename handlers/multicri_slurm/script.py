@@ -27,12 +27,12 @@ from multicri_slurm.measuring import BEGIN_MEASURING, END_MEASURING, Scope, meas
 from multicri_slurm.mpi import NO_LAUNCHER, Launcher
 from multicri_slurm.node_python import by_python
 from multicri_slurm.runtimes import ENV_FILE, Container, container_words, working_dir_of
+from multicri_slurm.srun_script import TERM_BY_SLURM, TRIAL
 
 NOT_IN_COMMENT = re.compile(r"[^A-Za-z0-9._/-]+", re.ASCII)
 LONGEST_COMMENT = 200
 
 PRERUN_FAILED = "PrerunFailed"
-MPI_FAILED = "MpiFailed"
 REQUEUED = "Requeued"
 EXITED = "Exited"
 
@@ -77,7 +77,7 @@ class ContainerScript:
         return (
             f"multicri_directory={shlex.quote(self.directory)}\n"
             f"multicri_working_dir={quoted(working_dir_of(self.container))}\n"
-            f"{BEGIN.replace('@TERM@', _TERM_BY_SLURM if by_slurm else TERM)}"
+            f"{BEGIN.replace('@TERM@', TERM_BY_SLURM if by_slurm else TERM)}"
             f"{_PRERUN if self.has_prerun else ''}{self._passing()}{self._trying() if by_slurm else ''}"
             f"{measuring_functions(self.measured, tasks=by_slurm) if self.measured else ''}"
             f"{self._running().replace('@WORDS@', f'{started_by} {words}'.lstrip())}"
@@ -85,7 +85,7 @@ class ContainerScript:
 
     def _trying(self) -> str:
         return (
-            _TRIAL.replace("@LAUNCHER@", " ".join(map(quoted, self.launcher.words)))
+            TRIAL.replace("@LAUNCHER@", " ".join(map(quoted, self.launcher.words)))
             .replace("@TYPE@", self.launcher.mpi_type)
             .replace("@INSTEAD@", " ".join(map(quoted, self.launcher.instead)))
         )
@@ -166,15 +166,6 @@ _ESCAPES = {code: f"\\{code:03o}" for code in (*range(0x20), 0x7F, ord("\\"), or
 
 TERM = r"""  kill -TERM "$(head -n 1 process)"
 """
-_TERM_BY_SLURM = r"""  if [ "${multicri_launcher[0]}" = srun ] &&
-    squeue -h -s -j "$SLURM_JOB_ID" -o %i | grep -q '[.][0-9]'; then
-    scancel --signal=TERM "$SLURM_JOB_ID" # to the tasks of its steps, but not to this script
-  else
-    kill -TERM "$(head -n 1 process)"
-  fi
-"""
-"""Of a TERM of its own, srun kills its tasks (seen with 24.11). While it has none yet, scancel says nothing."""
-
 BEGIN = r"""
 multicri_finish() { # code reason
   trap - EXIT
@@ -249,29 +240,6 @@ for multicri_name in @NAMES@; do
     *) printf "%s='%s'@END@" "$multicri_name" "$multicri_value" >> @ENV@ ;;
   esac
 done
-"""
-
-_TRIAL = r"""
-multicri_launcher=(@LAUNCHER@)
-multicri_instead=(@INSTEAD@)
-timeout -k 5 "$((60 + SLURM_JOB_NUM_NODES))" srun --mpi=@TYPE@ --job-name=multicri-mpi --cpu-bind=none \
-  --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 echo up < /dev/null > trial &
-wait $!
-if [ "$(grep -c '^up$' trial)" != "$SLURM_JOB_NUM_NODES" ] && [ -z "$multicri_signalled" ]; then
-  if [ "${#multicri_instead[@]}" = 0 ]; then
-    echo 'multicri: the annotation slurm.multicri.io/mpi: mpirun is the other way' >&2
-    multicri_finish 1 @FAILED@
-  elif ! command -v mpirun > /dev/null; then
-    echo 'multicri: nor is there mpirun in PATH: load it in CLUSTER_CONFIG' >&2
-    multicri_finish 1 @FAILED@
-  fi
-  echo 'multicri: srun --mpi=@TYPE@ does not work on the nodes of this job: mpirun starts the ranks' >> stderr
-  multicri_launcher=("${multicri_instead[@]}")
-fi
-""".replace("@FAILED@", MPI_FAILED)
-"""A type that Slurm names may want a library that nodes lack: then srun ends with an error, its tasks are killed where
-others have it, or the step hangs. So one that does next to nothing is tried on all nodes first. Its exit code tells
-nothing: it is that of the tasks which did begin (seen with 24.11).
 """
 
 _CONTAINER = r"""
