@@ -20,6 +20,8 @@ from kubelet import Kubelet, Proxy
 from kubelet.client import read_log
 from testbed import Testbed
 from testbed.door import PASSWORD, USER, Door
+from testbed.images import Image as BedImage
+from testbed.images import build_layout, fill_with_busybox
 
 from main_job.conftest import account_of
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
@@ -246,6 +248,28 @@ async def test_a_job_runs_in_a_private_image_that_goes_from_the_cluster_when_the
         while list(images.glob(f"{digits}*")):
             await asyncio.sleep(0.1)
     await kubelet.remove(other)
+
+
+async def test_twenty_pulls_of_one_image_are_one_build_and_ten_of_different_ones_are_ten(
+    bed: Testbed, proxy: Proxy, kubelet: Kubelet, tmp_path: Path, account: Mapping[str, str]
+) -> None:
+    images = [BedImage(name=f"many/image:{number}", config=(f"--config.env=NUMBER={number}",)) for number in range(10)]
+    build_layout(tmp_path / "layout", images, fill_with_busybox)
+    for image in images:
+        bed.registry.push(tmp_path / "layout", image)
+    names = [f"multicri/docker-repository.{bed.registry.address}/{image.name}" for image in images]
+    ids = await asyncio.gather(*(kubelet.pull(name) for name in (*names, *20 * names[:1])))
+    assert len(set(ids)) == len(set(ids[:10])) == 10
+    pod = await kubelet.run_pod_sandbox("many", handler="multicri")
+    wanted = [*ids[:10], *5 * ids[:1]]
+    await asyncio.gather(
+        *(
+            kubelet.create_container(pod, image_id, name=f"c{number}", command=["true"], env=account)
+            for number, image_id in enumerate(wanted)
+        )
+    )
+    assert [[build["state"] for build in image["builds"]] for image in await listing(proxy)] == 10 * [["built"]]
+    assert proxy.log.read_text().count("building an image") == 10
 
 
 async def test_an_admin_lists_pulls_and_removes_images(
