@@ -45,7 +45,7 @@ MOST_OUTGOING_BYTES = 256 * 1024
 LOOK_MS, HURRIED_LOOK_MS = 2000, 200
 LAST_WORDS_S = 2.0
 MOST_ROUNDS = 100
-MOST_CONNECTIONS, BACKLOG = 128, 64
+MOST_CONNECTIONS, BACKLOG = 64, 64  # three descriptors each, and as many a command: a process may have 1024
 PR_SET_CHILD_SUBREAPER = 36
 END_OF_INPUT = b"\x04"
 
@@ -348,10 +348,14 @@ class Agent:
             client.close()
             return
         client.setblocking(False)
+        try:
+            connection = Connection(client)
+        except OSError:  # too many descriptors
+            client.close()
+            return
         self._last_connection += 1
-        number = OURS + self._last_connection
-        self._commands[number] = Connection(client)
-        self._outgoing += frame(CONNECTION, number)
+        self._commands[OURS + self._last_connection] = connection
+        self._outgoing += frame(CONNECTION, OURS + self._last_connection)
 
 
 class Container:

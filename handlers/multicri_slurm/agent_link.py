@@ -93,7 +93,7 @@ class Link:
         """Until the agent has ended, or says what none would."""
         try:
             self._obey(self._first)
-            while not self.over.is_set() and (piece := await self._process.stdout.read(agent.WINDOW_BYTES)):
+            while not self.over.is_set() and (piece := await self._process.stdout.read(agent.LARGEST_PIECE_BYTES)):
                 self._obey(piece)
             self.end(Unavailable(f"{self._name}: its agent has ended, and the command with it{self._last_words()}"))
         except (OSError, asyncssh.Error) as error:

@@ -11,6 +11,7 @@ import grpc.aio
 import pytest
 from kubelet import Kubelet, Proxy
 from kubelet.client import PodOnNode
+from streaming.spdy_client import Spdy
 from testbed import Testbed
 from testbed.machine import remove_bridge
 from testbed.pod_network import BRIDGE, PodNetwork
@@ -21,7 +22,8 @@ from multicri_proxy.cri.v1 import runtime_pb2 as cri
 pytestmark = pytest.mark.testbed
 
 NEIGHBOUR, NEIGHBOUR_IP = "mcri-neighbour", "10.97.0.250"
-PORT = 8765
+NODE_IP, OUTSIDER_IP = "10.98.0.1", "10.98.0.2"
+PORT, HOST_PORT = 8765, 18765
 SERVES = ["sh", "-c", f"mkdir /tmp/w; echo from the job > /tmp/w/index.html; exec httpd -f -p {PORT} -h /tmp/w"]
 NETWORK = "\nenable_pod_network: true\nnetwork_bin_dir: {bin_dir}\nnetwork_conf_dir: {conf_dir}\n"
 
@@ -58,21 +60,30 @@ def plug_in_neighbour() -> None:
     ip("-n", NEIGHBOUR, "link", "set", "eth0", "up")
 
 
+def plug_in_beside_the_node() -> None:
+    """The same namespace, once more: not on the pods' network."""
+    ip("link", "add", "mcri-node", "type", "veth", "peer", "name", "eth1", "netns", NEIGHBOUR)
+    ip("address", "add", f"{NODE_IP}/24", "dev", "mcri-node")
+    ip("link", "set", "mcri-node", "up")
+    ip("-n", NEIGHBOUR, "address", "add", f"{OUTSIDER_IP}/24", "dev", "eth1")
+    ip("-n", NEIGHBOUR, "link", "set", "eth1", "up")
+
+
 def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, timeout=20)
 
 
-async def fetched(address: str, *before: str) -> str:
+async def fetched(address: str, *before: str, port: int = PORT) -> str:
     process = await asyncio.create_subprocess_exec(
-        *before, "curl", "-sS", "--noproxy", "*", "--max-time", "5", f"http://{address}:{PORT}/", stdout=-1, stderr=-2
+        *before, "curl", "-sS", "--noproxy", "*", "--max-time", "5", f"http://{address}:{port}/", stdout=-1, stderr=-2
     )
     said, _ = await process.communicate()
     return said.decode()
 
 
-async def eventually_fetched(address: str, *before: str) -> None:
+async def eventually_fetched(address: str, *before: str, port: int = PORT) -> None:
     async with asyncio.timeout(60):
-        while (said := await fetched(address, *before)) != "from the job\n":
+        while (said := await fetched(address, *before, port=port)) != "from the job\n":
             assert "curl: (" in said
             await asyncio.sleep(0.1)
 
@@ -84,11 +95,23 @@ async def eventually_left(pod_network: PodNetwork, expected: list[str]) -> None:
         await asyncio.sleep(0.05)
 
 
-async def run_pod(kubelet: Kubelet, name: str) -> PodOnNode:
+async def forwarded(kubelet: Kubelet, pod: PodOnNode) -> bytes:
+    """What the job's server answers to a client of kubectl port-forward."""
+    request = cri.PortForwardRequest(pod_sandbox_id=pod.sandbox_id, port=[PORT])
+    spdy = await Spdy.connect((await kubelet.call(request, cri.PortForwardResponse)).url, "portforward.k8s.io")
+    await spdy.open(streamType="error", port=str(PORT), requestID="0")
+    data = await spdy.open(streamType="data", port=str(PORT), requestID="0")
+    await spdy.send(data, b"GET / HTTP/1.0\r\n\r\n", fin=True)
+    await spdy.until(lambda: data.ended)
+    await spdy.close()
+    return bytes(data.data)
+
+
+async def run_pod(kubelet: Kubelet, name: str, *, host_port: int = 0) -> PodOnNode:
     config = cri.PodSandboxConfig(
         metadata=cri.PodSandboxMetadata(name=name, uid=f"uid-{name}", namespace="default"),
         log_directory=str(kubelet.logs / name),
-        port_mappings=[cri.PortMapping(container_port=PORT)],
+        port_mappings=[cri.PortMapping(container_port=PORT, host_port=host_port)],
         linux=cri.LinuxPodSandboxConfig(),
     )
     request = cri.RunPodSandboxRequest(config=config, runtime_handler="multicri")
@@ -101,7 +124,7 @@ async def ip_of(kubelet: Kubelet, pod: PodOnNode) -> str:
     return (await kubelet.call(request, cri.PodSandboxStatusResponse)).status.network.ip
 
 
-async def test_a_web_server_in_a_slurm_job_answers_at_its_pods_ip_also_after_a_kill(
+async def test_a_web_server_in_a_slurm_job_answers_at_its_pods_ip_the_nodes_port_and_port_forward_also_after_a_kill(
     kubelet: Kubelet,
     proxy: Proxy,
     pod_network: PodNetwork,
@@ -110,20 +133,25 @@ async def test_a_web_server_in_a_slurm_job_answers_at_its_pods_ip_also_after_a_k
     account: Mapping[str, str],
 ) -> None:
     image_id = await kubelet.pull(image)
-    pod = await run_pod(kubelet, "web")
+    pod = await run_pod(kubelet, "web", host_port=HOST_PORT)
     address = await ip_of(kubelet, pod)
     plug_in_neighbour()
+    plug_in_beside_the_node()
     assert "curl: (7)" in await fetched(address, *neighbour)  # it refuses: nothing listens in the job yet
     container = await kubelet.create_container(pod, image_id, command=SERVES, env=account)
     await kubelet.start(container)
     await eventually_fetched(address, *neighbour)
+    await eventually_fetched(NODE_IP, *neighbour, port=HOST_PORT)
+    assert (await forwarded(kubelet, pod)).endswith(b"from the job\n")
 
     proxy.kill()
     await proxy.start()
     assert await ip_of(kubelet, pod) == address
     await eventually_fetched(address, *neighbour)
+    await eventually_fetched(NODE_IP, *neighbour, port=HOST_PORT)
 
     ip("link", "delete", "mcri-near")
+    ip("link", "delete", "mcri-node")
     await kubelet.remove_sandbox(pod.sandbox_id)
     assert pod_network.left() == []
 

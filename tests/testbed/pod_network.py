@@ -26,7 +26,8 @@ class PodNetwork:
         """gate_at: where in the chain ADD is held up."""
         ranges = [[{"subnet": "10.97.0.0/24", "rangeEnd": "10.97.0.200"}]]
         ipam = {"type": "host-local", "ranges": ranges, "dataDir": str(self.addresses)}
-        plugins: list[dict[str, object]] = [{"type": "bridge", "bridge": BRIDGE, "isGateway": True, "ipam": ipam}]
+        bridge = {"type": "bridge", "bridge": BRIDGE, "isGateway": True, "isDefaultGateway": True, "ipam": ipam}
+        plugins: list[dict[str, object]] = [bridge, {"type": "portmap", "capabilities": {"portMappings": True}}]
         if gate_at is not None:
             plugins.insert(gate_at, {"type": "gate"})
         conf = {"cniVersion": "1.0.0", "name": "podnet", "plugins": plugins}
