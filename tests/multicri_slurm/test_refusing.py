@@ -1,11 +1,10 @@
 """What is refused, and what it says; in the real cluster."""
 
-import asyncio
 from pathlib import Path
 
 import asyncssh
 import pytest
-from slurm_bench import BOTH_WAYS, Bench, eventually
+from slurm_bench import BOTH_WAYS, Bench
 
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Unavailable
 
@@ -84,23 +83,3 @@ async def test_an_image_that_is_none_fails_with_the_builders_words_and_leaves_no
     assert bench.home_files(user, spec.pod.sandbox_id) == []
     digits = spec.image.id.removeprefix("sha256:")
     assert [path for path in bench.home_files(user, digits) if not path.endswith(".lock")] == []
-
-
-@BOTH_WAYS
-async def test_a_creation_that_is_cancelled_leaves_nothing(bench: Bench) -> None:
-    async with bench.adapter() as slurm:
-        first = bench.spec(["/bin/true"])
-        await slurm.create_container(first)  # the connection is open
-        spec = bench.spec(["/bin/true"])
-        creation = asyncio.ensure_future(slurm.create_container(spec))
-        await bench.store.written(spec.id).wait()
-        creation.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await creation
-
-        async def clean() -> bool:
-            return spec.id not in bench.store.rows
-
-        await eventually(clean, "the record is gone")
-        assert bench.home_files("alice", spec.pod.sandbox_id) == []
-        await slurm.remove_container(first.id)

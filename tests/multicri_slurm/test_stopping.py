@@ -1,10 +1,9 @@
 """Stopping and removing, in the real cluster."""
 
 import asyncio
-import time
 
 import pytest
-from slurm_bench import BOTH_WAYS, Bench, eventually, everything
+from slurm_bench import BOTH_WAYS, Bench, eventually
 
 from multicri_proxy.api.adapter import Adapter, ContainerSpec, OutputStream, Phase
 
@@ -25,34 +24,6 @@ async def run_until_it_says(slurm: Adapter, spec: ContainerSpec, word: bytes) ->
         async for piece in slurm.output(spec.id, OutputStream.STDOUT, 0):
             if word in piece:
                 return
-
-
-@pytest.mark.parametrize("user", ["alice", "bob"])
-async def test_a_handler_of_term_decides_the_exit_code(bench: Bench, user: str) -> None:
-    async with bench.adapter() as slurm:
-        program = "trap 'echo bye; exit 21' TERM; echo up; while :; do sleep 0.1; done"
-        spec = bench.spec(["/bin/sh", "-c", program], user=user)
-        await run_until_it_says(slurm, spec, b"up")
-        report = await slurm.stop_container(spec.id, 30)
-        assert (report.phase, report.exit_code) == (Phase.EXITED, 21)
-        assert await everything(slurm, spec.id, OutputStream.STDOUT) == b"up\nbye\n"
-        assert await slurm.stop_container(spec.id, 30) == report
-        await slurm.remove_container(spec.id)
-    assert bench.home_files(user, spec.pod.sandbox_id) == []
-
-
-@pytest.mark.parametrize("user", ["alice", "bob"])
-async def test_who_ignores_term_is_killed_after_the_grace_period(bench: Bench, user: str) -> None:
-    async with bench.adapter() as slurm:
-        spec = bench.spec(["/bin/sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.1; done"], user=user)
-        await run_until_it_says(slurm, spec, b"up")
-        before = time.monotonic()
-        report = await slurm.stop_container(spec.id, 2)
-        assert time.monotonic() - before >= 2
-        assert report.exit_code == 137
-        assert report.reason == "Error"
-        assert processes(bench, user) == []
-        await slurm.remove_container(spec.id)
 
 
 async def test_without_grace_a_container_is_killed_at_once(bench: Bench) -> None:

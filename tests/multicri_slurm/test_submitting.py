@@ -134,24 +134,6 @@ async def test_a_stop_during_the_submit_ends_the_job(bench: Bench, gate: Gate) -
         await slurm.remove_container(spec.id)
 
 
-@BOTH_WAYS
-async def test_a_restart_takes_up_running_containers(bench: Bench) -> None:
-    spec = bench.spec(["/bin/sh", "-c", "echo up; while ! [ -e /tmp/x ]; do sleep 0.1; done"])
-    async with bench.adapter() as slurm:
-        await slurm.create_container(spec)
-        await slurm.start_container(spec.id)
-        await bench.report(spec.id, Phase.RUNNING)
-    bench.reports.clear()
-    async with bench.adapter() as slurm:
-        await bench.report(spec.id, Phase.RUNNING)
-        assert await anext(slurm.output(spec.id, OutputStream.STDOUT, 0)) == b"up\n"
-        assert (await slurm.stop_container(spec.id, 5)).phase is Phase.EXITED
-    bench.reports.clear()
-    async with bench.adapter() as slurm:
-        await bench.report(spec.id, Phase.EXITED)
-        await slurm.remove_container(spec.id)
-
-
 async def test_a_silent_slurmctld_is_unavailable_and_the_next_start_submits_once(bench: Bench) -> None:
     cluster = bench.bed.cluster
     async with bench.adapter() as slurm:
