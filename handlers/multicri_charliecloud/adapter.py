@@ -24,7 +24,7 @@ from multicri_charliecloud.entering import run_inside
 from multicri_charliecloud.forwarding import connected
 from multicri_charliecloud.images import MARK, Images
 from multicri_charliecloud.job import check, refusals
-from multicri_charliecloud.output import read_output
+from multicri_charliecloud.output import copied_output
 from multicri_charliecloud.preparing import prepare
 from multicri_charliecloud.processes import Process, own_program
 from multicri_charliecloud.programs import as_identity, environment, run
@@ -185,7 +185,7 @@ class CharliecloudAdapter:
 
     def output(self, container_id: ContainerId, stream: OutputStream, offset_bytes: int) -> AsyncIterator[bytes]:
         path = self._directories.of(container_id).output(stream)
-        return read_output(path, offset_bytes, self._board.ended(container_id))
+        return copied_output(path, offset_bytes, self._board.ended(container_id))
 
     def usage(self, container_id: ContainerId) -> Usage | None:
         return self._usages.of(container_id)
@@ -383,7 +383,9 @@ class CharliecloudAdapter:
 def _reason(ended: Exit) -> str:
     if ended.message:
         return "StartError"
-    return "OOMKilled" if ended.oom_kills and ended.code else ""
+    if ended.oom_kills and ended.code:
+        return "OOMKilled"
+    return "Error" if ended.code else "Completed"
 
 
 async def _within(waiting: Awaitable[object], timeout_s: float) -> None:

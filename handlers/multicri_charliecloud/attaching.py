@@ -9,13 +9,13 @@ from functools import partial
 
 from multicri_charliecloud.directories import ContainerDirectory, Started
 from multicri_charliecloud.output import read_output, size_of
+from multicri_charliecloud.pipes import CHUNK_BYTES, drop, writer_to
 from multicri_charliecloud.processes import Process
 from multicri_proxy.api.adapter import OutputStream
 from multicri_proxy.api.errors import FailedPrecondition, Unavailable
 from multicri_proxy.api.streams import Reader, Streams, TerminalSize, Writer
 from multicri_proxy.api.tasks import Tasks
 
-CHUNK_BYTES = 64 * 1024
 LONGEST_PAUSE_S = 0.05  # somebody types, and wants to see it
 
 
@@ -47,7 +47,7 @@ async def follow(directory: ContainerDirectory, started: Started, ended: asyncio
             await ended.wait()
     finally:
         if stdin is not None:
-            stdin.transport.abort()
+            drop(stdin)
 
 
 def _writers(streams: Streams, *, has_terminal: bool) -> dict[OutputStream, Writer]:
@@ -70,10 +70,7 @@ async def _pipe_to(directory: ContainerDirectory) -> asyncio.StreamWriter:
         descriptor = os.open(directory.stdin, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError as error:
         raise FailedPrecondition(f"the container's stdin has ended: {error.strerror}") from error
-    loop = asyncio.get_running_loop()
-    file = os.fdopen(descriptor, "wb", buffering=0)
-    transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, file)
-    return asyncio.StreamWriter(transport, protocol, None, loop)
+    return await writer_to(descriptor)
 
 
 async def _feed(source: Reader, stdin: asyncio.StreamWriter) -> None:

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import signal
+import stat
 import sys
 import termios
 from contextlib import suppress
@@ -81,6 +82,9 @@ def _enter(job: dict[str, Any]) -> None:
             kernel.setns(files[name], kinds[name])
     if job["identity"] is not None:
         user, group = job["identity"]
+        for number in range(3):
+            if stat.S_ISFIFO(os.fstat(number).st_mode):  # so that /dev/stdout can be opened anew
+                os.fchown(number, user, group)
         os.setgroups(job["groups"])
         os.setresgid(group, group, group)
         os.setresuid(user, user, user)

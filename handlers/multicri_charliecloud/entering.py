@@ -9,14 +9,14 @@ import struct
 import sys
 import termios
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
+from multicri_charliecloud.pipes import CHUNK_BYTES, drop, reader_of, writer_to
 from multicri_charliecloud.processes import own_program
 from multicri_proxy.api.errors import Unavailable
 from multicri_proxy.api.streams import Reader, Streams, TerminalSize, Writer
 
-CHUNK_BYTES = 64 * 1024
 KILL_WAIT_S = 5.0
 
 
@@ -63,29 +63,40 @@ async def _helper(
 
 
 async def _with_pipes(job: Mapping[str, Any], streams: Streams) -> int:
-    def pipe(wanted: object) -> int:
-        return asyncio.subprocess.PIPE if wanted else asyncio.subprocess.DEVNULL
-
-    helper = _helper(job, pipe(streams.stdin), pipe(streams.stdout), pipe(streams.stderr))
-    async with helper as process, asyncio.TaskGroup() as group:
-        feeding = None
-        if streams.stdin and process.stdin:
-            feeding = group.create_task(_feed(streams.stdin, process.stdin), name="exec stdin")
-        for source, target in ((process.stdout, streams.stdout), (process.stderr, streams.stderr)):
-            if source and target:
+    """Pipes of our own: asyncio's are sockets, which a command cannot open anew as /dev/stdout."""
+    files, stdin, sources = [asyncio.subprocess.DEVNULL] * 3, None, []
+    async with AsyncExitStack() as stack:
+        try:
+            if streams.stdin:
+                files[0], end = os.pipe()
+                stdin = await writer_to(end)
+                stack.callback(drop, stdin)
+            for number, target in ((1, streams.stdout), (2, streams.stderr)):
+                if target:
+                    end, files[number] = os.pipe()
+                    source, transport = await reader_of(end)
+                    stack.callback(transport.close)
+                    sources.append((source, target))
+            process = await stack.enter_async_context(_helper(job, *files))
+        finally:
+            for file in files:
+                if file != asyncio.subprocess.DEVNULL:
+                    os.close(file)
+        async with asyncio.TaskGroup() as group:
+            feeding = None
+            if streams.stdin and stdin:
+                feeding = group.create_task(_feed(streams.stdin, stdin), name="exec stdin")
+            for source, target in sources:
                 group.create_task(_drain(source, target), name="exec output")
-        code = await process.wait()
-        if feeding:
-            feeding.cancel()
+            code = await process.wait()
+            if feeding:
+                feeding.cancel()
     return code
 
 
 async def _in_terminal(job: Mapping[str, Any], streams: Streams) -> int:
     master, slave = pty.openpty()
-    reader = asyncio.StreamReader(limit=CHUNK_BYTES)
-    loop = asyncio.get_running_loop()
-    file = os.fdopen(master, "r+b", buffering=0)
-    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), file)
+    reader, transport = await reader_of(master, "r+b")
     try:
         try:
             helper = _helper(job, slave, slave, slave)

@@ -31,6 +31,12 @@ _DNS_WORD = re.compile(r"[!-~]{1,253}", re.ASCII)
 _SYSCTL = re.compile(r"[a-z0-9]([-_a-z0-9]*[a-z0-9])?([./][a-z0-9]([-_a-z0-9]*[a-z0-9])?)*", re.ASCII)
 LONGEST_SYSCTL = 1024
 
+_NEVER_INHERITED = (
+    *("LD_", "GLIBC_", "LIBC_", "MALLOC_", "GCONV", "LOC", "NLS", "LC_", "LANG", "TZ", "TMP", "RES_", "HOSTALIASES"),
+    *("GETCONF", "FUSE", "CH_", "PATH", "HOME", "USER"),
+)
+"""How names begin that the C library, or ch-run, looks at."""
+
 _NAME = re.compile(r"[!-<>-~]+", re.ASCII)  # what Kubernetes' relaxed check allows: printable ASCII without "="
 
 
@@ -152,16 +158,27 @@ def environment_of(spec: ContainerSpec, config: ImageConfig, user: User) -> dict
 
 
 def environment_file(variables: Mapping[str, bytes], options: frozenset[str]) -> bytes:
-    """For ``--set-env`` or ``--set-env0``, with ``--env-no-expand``: one pair of quotes is taken off each value.
+    """For ``--set-env`` or ``--set-env0``, with ``--env-no-expand``: one pair of quotes is taken off each value."""
+    inherited = inherited_of(variables, options)
+    end = b"\0" if NEWLINES_SINCE in options else b"\n"
+    there = [(name, value) for name, value in variables.items() if name not in inherited]
+    return b"".join(name.encode() + b"='" + value + b"'" + end for name, value in there)
 
-    Raises InvalidArgument for a value with a newline that this version of ch-run cannot carry.
+
+def inherited_of(variables: Mapping[str, bytes], options: frozenset[str]) -> dict[str, bytes]:
+    """What an older ch-run passes on from its own environment alone: values with newlines.
+
+    Raises InvalidArgument for one that would change what ch-run itself does, outside of the container.
     """
-    takes_newlines = NEWLINES_SINCE in options
-    for name, value in variables.items():
-        if b"\n" in value and not takes_newlines:
-            raise InvalidArgument(f"env {name}: the value holds a newline, which ch-run takes from version 0.34 on")
-    end = b"\0" if takes_newlines else b"\n"
-    return b"".join(name.encode() + b"='" + value + b"'" + end for name, value in variables.items())
+    if NEWLINES_SINCE in options:
+        return {}
+    found = {name: value for name, value in variables.items() if b"\n" in value}
+    for name in found:
+        if name.startswith(_NEVER_INHERITED):
+            raise InvalidArgument(
+                f"env {name}: the value holds a newline, which for this name ch-run takes from version 0.34 on"
+            )
+    return found
 
 
 def user_of(spec: ContainerSpec, config: ImageConfig, passwd: bytes, group: bytes) -> User:
@@ -220,11 +237,27 @@ class Paths:
 
 
 def words_of(
-    command: Sequence[str], working_dir: str, user: User, paths: Paths, options: frozenset[str], *, readonly: bool
+    command: Sequence[str],
+    working_dir: str,
+    user: User,
+    paths: Paths,
+    options: frozenset[str],
+    *,
+    readonly: bool,
+    unset: Sequence[str],
 ) -> list[str]:
-    """The command line of ch-run. It has nothing of the environment, which ch-run writes to syslog."""
+    """The command line of ch-run. It has no variable's value, which ch-run writes to syslog.
+
+    unset: names, or patterns of them, that the container does not inherit.
+    """
     set_env = "--set-env0" if NEWLINES_SINCE in options else "--set-env"
-    words = [paths.ch_run, "--unset-env=*", "--env-no-expand", f"{set_env}={paths.env_file}", "--no-passwd"]
+    words = [
+        paths.ch_run,
+        *(f"--unset-env={name}" for name in unset),
+        "--env-no-expand",
+        f"{set_env}={paths.env_file}",
+        "--no-passwd",
+    ]
     words += ["--no-home"] if "--no-home" in options and "--home" not in options else []
     words += [] if readonly else ["--write"]
     words += [f"--uid={user.user_id}", f"--gid={user.group_id}"]

@@ -1,6 +1,6 @@
 """System calls that this Python has no function for. Stands alone, as the programs that use it do.
 
-Source: unshare(2), setns(2), mount(2), sethostname(2), prctl(2), linux/sched.h, linux/mount.h.
+Source: unshare(2), setns(2), mount(2), sethostname(2), fallocate(2), prctl(2), linux/sched.h, linux/mount.h.
 """
 
 import ctypes
@@ -25,6 +25,8 @@ MS_REC = 0x4000
 MS_SLAVE = 0x80000
 MS_RELATIME = 0x200000
 
+_FALLOC_FL_KEEP_SIZE = 0x1
+_FALLOC_FL_PUNCH_HOLE = 0x2
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 _ST_RELATIME = 0x1000  # statvfs(3) has other bits than mount(2) for this one alone
@@ -60,6 +62,12 @@ def bind(source: str, target: str, *, readonly: bool = False) -> None:
 def sethostname(name: str) -> None:
     text = name.encode()
     _check(_libc.sethostname(text, len(text)), "sethostname")
+
+
+def punch_hole(descriptor: int, length: int) -> None:
+    """Give back what the beginning of a file takes on the disk; its size and the rest of it stay."""
+    flags = _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE
+    _check(_libc.fallocate(descriptor, flags, ctypes.c_int64(0), ctypes.c_int64(length)), "fallocate")
 
 
 def die_with_parent(signal_number: int) -> None:

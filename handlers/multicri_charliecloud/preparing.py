@@ -13,6 +13,7 @@ from multicri_charliecloud.job import (
     environment_file,
     environment_of,
     groups_of,
+    inherited_of,
     resolv_conf,
     sysctls_of,
     user_of,
@@ -39,6 +40,11 @@ def prepare(
     user = user_of(spec, config, passwd, group)
     variables = environment_of(spec, config, user)
     env_file = environment_file(variables, options)
+    inherited = {
+        name: value.decode("utf-8", "surrogateescape") for name, value in inherited_of(variables, options).items()
+    }
+    own = environment(identity)
+    unset = [name for name in own if name not in inherited] if inherited else ["*"]
     working_dir = f"/{(spec.working_dir or config.working_dir).strip('/')}"
     inside.make(image, working_dir, directory=True)
     inside.make(image, "/tmp", directory=True)  # noqa: S108  (the container's)
@@ -71,7 +77,9 @@ def prepare(
     paths = Paths(ch_run=ch_run, image=image, env_file=str(directory.env_file), binds=tuple(binds))
     command = command_of(spec, config)
     job: dict[str, Any] = {
-        "words": words_of(command, working_dir, user, paths, options, readonly=spec.security.readonly_rootfs),
+        "words": words_of(
+            command, working_dir, user, paths, options, readonly=spec.security.readonly_rootfs, unset=unset
+        ),
         "identity": [identity.user_id, identity.group_id] if identity else None,
         "groups": groups_of(spec, is_root=identity is not None),
         "network": spec.pod.network_namespace,
@@ -87,7 +95,7 @@ def prepare(
         "stdin_once": spec.stdin_once,
         "tty": spec.tty,
         "oom_score_adj": spec.resources.oom_score_adj,
-        "environment": environment(identity),
+        "environment": own | inherited,
         "working_dir": working_dir,
         "variables": {name: value.decode("utf-8", "surrogateescape") for name, value in variables.items()},
     }

@@ -26,6 +26,7 @@ HOSTILE = [
     "../../etc/passwd",
     "näh 漢字 🚀",
     "%j %A {{x}} *?[a-z]",
+    "one\ntwo\n\n'three'\n",
 ]
 
 
@@ -156,6 +157,35 @@ async def test_volumes_are_seen_and_written_to_and_read_only_ones_are_not(
     assert not (place / "config/new").exists()
 
 
+async def test_a_restarted_container_begins_anew_with_its_pods_directory_and_a_rotated_log_goes_on(
+    kubelet: Kubelet, image: str, place: Path
+) -> None:
+    """The pod's directory is the kubelet's, and both containers have it."""
+    (place / "shared").mkdir()
+    mounts = [cri.Mount(container_path="/shared", host_path=str(place / "shared"))]
+    await kubelet.pull(image)
+    pod = await kubelet.run_pod_sandbox("restarts", handler="multicri")
+    script = "echo x >>/own; echo $(wc -l </own) of $(wc -l </shared/all); exit 3"
+    for attempt in range(2):
+        command = ["sh", "-c", f"echo {attempt} >>/shared/all; {script}"]
+        container = await kubelet.create_container(pod, image, command=command, mounts=mounts, attempt=attempt)
+        await kubelet.start(container)
+        assert (await kubelet.wait_until_exited(container)).exit_code == 3
+        assert read_log(pod, attempt=attempt) == [f"1 of {attempt + 1}\n"]
+
+    command = ["sh", "-c", "echo before; while [ ! -e /shared/go ]; do sleep 0.1; done; echo after"]
+    other = await kubelet.create_container(pod, image, name="other", command=command, mounts=mounts)
+    await kubelet.start(other)
+    await kubelet.wait_for_log(pod, "before\n", name="other")
+    log = pod.log_directory / "other/0.log"
+    log.rename(log.with_suffix(".log.old"))
+    await kubelet.call(cri.ReopenContainerLogRequest(container_id=other), cri.ReopenContainerLogResponse)
+    (place / "shared/go").touch()
+    assert (await kubelet.wait_until_exited(other)).exit_code == 0
+    assert read_log(pod, name="other") == ["after\n"]
+    assert b"before" in log.with_suffix(".log.old").read_bytes()
+
+
 async def test_what_a_container_writes_is_its_own(kubelet: Kubelet, image: str) -> None:
     await kubelet.pull(image)
     pod = await kubelet.run_pod_sandbox("writes", handler="multicri")
@@ -169,7 +199,7 @@ async def test_what_a_container_writes_is_its_own(kubelet: Kubelet, image: str) 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"env": {"LINES": "one\ntwo"}}, "LINES.*newline.*0.34"),
+        ({"env": {"LD_PRELOAD": "one\ntwo"}}, "LD_PRELOAD.*newline.*0.34"),
         ({"env": {"BIG": "x" * (1 << 20)}}, "BIG"),
         ({"mounts": [cri.Mount(container_path="/a:b", host_path="/tmp")]}, "colon"),
         ({"mounts": [cri.Mount(container_path="/proc/x", host_path="/tmp")]}, "/proc/x"),

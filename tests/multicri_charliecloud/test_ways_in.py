@@ -56,6 +56,11 @@ async def test_exec_has_the_commands_exit_code(kubelet: Kubelet, container: str,
     assert (await _sync(kubelet, container, "sh", "-c", script)).exit_code == code
 
 
+async def test_a_command_can_open_its_output_anew(kubelet: Kubelet, container: str) -> None:
+    answer = await _sync(kubelet, container, "sh", "-c", "echo out; echo err >/dev/stderr; echo more >/dev/stdout")
+    assert (answer.stdout, answer.stderr) == (b"out\nmore\n", b"err\n")
+
+
 async def test_a_command_that_is_not_there_is_told(kubelet: Kubelet, container: str) -> None:
     answer = await _sync(kubelet, container, "no-such-program")
     assert answer.exit_code == 127

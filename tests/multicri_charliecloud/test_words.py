@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from multicri_charliecloud import inside
-from multicri_charliecloud.job import User, check, environment_file, resolv_conf, sysctls_of, user_of
+from multicri_charliecloud.job import User, check, environment_file, inherited_of, resolv_conf, sysctls_of, user_of
 from multicri_charliecloud.settings import read_settings
 
 from multicri_proxy.api.adapter import ContainerSpec, Demand, Dns, Pod, SecurityContext
@@ -90,11 +90,18 @@ def test_a_resolv_conf_has_a_line_for_each_server() -> None:
     assert resolv_conf(Dns()) == ""
 
 
-def test_a_newline_is_carried_where_ch_run_can_and_refused_by_name_where_it_cannot() -> None:
+def test_a_newline_is_carried_in_ch_runs_own_environment_where_its_file_cannot_have_one() -> None:
     variables = {"ONE": b"'a' $b", "TWO": b"x\ny"}
     assert environment_file(variables, frozenset({"--set-env0"})) == b"ONE=''a' $b'\0TWO='x\ny'\0"
-    with pytest.raises(InvalidArgument, match="TWO"):
-        environment_file(variables, frozenset())
+    assert inherited_of(variables, frozenset({"--set-env0"})) == {}
+    assert environment_file(variables, frozenset()) == b"ONE=''a' $b'\n"
+    assert inherited_of(variables, frozenset()) == {"TWO": b"x\ny"}
+
+
+@pytest.mark.parametrize("name", ["LD_PRELOAD", "GLIBC_TUNABLES", "PATH", "HOME", "LANG", "TMPDIR"])
+def test_no_newline_goes_to_ch_run_itself_by_a_name_that_changes_what_it_does(name: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"{name}.*0.34"):
+        inherited_of({name: b"/a\n"}, frozenset())
 
 
 @pytest.mark.parametrize(

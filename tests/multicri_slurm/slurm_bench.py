@@ -13,8 +13,6 @@ from multicri_proxy.api.ids import ContainerId
 
 __all__ = ["BOTH_WAYS", "DEADLINE_S", "Bench", "eventually", "everything"]
 
-__all__ = ["BOTH_WAYS", "DEADLINE_S", "Bench", "eventually", "everything"]
-
 BOTH_WAYS = pytest.mark.parametrize(
     "bench", ["ssh", pytest.param("rest", marks=pytest.mark.first_parameters)], indirect=True
 )
