@@ -28,8 +28,9 @@ from typing import IO, Any
 
 from multicri_images.children import end_with_who_asks
 from multicri_images.packing import LARGEST_CONFIG_BYTES
+from multicri_proxy.api.places import STATE_DIRECTORY
 
-DEFAULT_DIRECTORY = "/var/lib/multicri-proxy/images"
+DEFAULT_DIRECTORY = str(STATE_DIRECTORY / "images")
 LOG_BYTES = 6000
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PASSED_ON = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")

@@ -22,7 +22,7 @@ named as in a pod, or by its id or the first 12 digits of that.
 
   multicri-proxy images                                            what there is, and how many containers use it
   multicri-proxy images pull multicri/docker-repository.perl:5     ask its registry what the name means now, and
-                                                                   build it, if images are built on this node
+                                                                   build it, if this node runs its containers
   multicri-proxy images rm multicri/docker-repository.perl:5       forget it, and delete what was built of it
   multicri-proxy images prune                                      the same of all that no container uses
   multicri-proxy images log multicri/docker-repository.perl:5      the end of what its builders wrote
@@ -36,7 +36,7 @@ namespace:
 
 _HELP = {
     "list": "list images (also without a word)",
-    "pull": "ask an image's registry what its name means now, record it, and build it if that is done on this node",
+    "pull": "ask an image's registry what its name means now, record it, and build it if this node runs its containers",
     "rm": "forget an image with all of its names, and delete what was built of it",
     "prune": "the same of all images that no container uses and that are not pinned",
     "log": "the end of what the builders of an image wrote, where there is something",
