@@ -7,7 +7,7 @@ import base64
 import shlex
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -282,17 +282,20 @@ class Connection:
 
 
 async def _talk(process: asyncssh.SSHClientProcess[bytes], stdin: bytes) -> Result:
+    taken = not stdin
     try:
-        process.stdin.write(stdin)
-        process.stdin.write_eof()
+        with suppress(BrokenPipeError):  # a quick one has ended before we come to this
+            process.stdin.write(stdin)
+            process.stdin.write_eof()
+            taken = True
         stdout, stderr = await asyncio.gather(_read(process.stdout), _read(process.stderr))
         await process.wait_closed()
-    except BrokenPipeError as error:
-        raise asyncssh.ConnectionLost("the command did not take its input") from error
     finally:
         process.close()
     if process.exit_status is None:
         raise asyncssh.ConnectionLost("the command ended without an exit status")
+    if not taken and process.exit_status == 0:
+        raise asyncssh.ConnectionLost("the command did not take its input")
     return Result(exit_code=process.returncode if process.returncode is not None else -1, stdout=stdout, stderr=stderr)
 
 
