@@ -107,7 +107,7 @@ class ImageCalls(Calls):
             self._parts.images_changed.clear()
             try:
                 await self._make_room()
-            except MulticriError as error:
+            except (MulticriError, OSError) as error:
                 _log.warning("images are not kept within their limits", error=error)
 
     async def _make_room(self) -> None:
