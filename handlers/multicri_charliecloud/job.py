@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from multicri_charliecloud.settings import Settings
+from multicri_charliecloud.settings import Identity, Settings
 from multicri_charliecloud.support import CAPABILITIES, FIELDS, GROUPS, SYSCTLS
 from multicri_proxy.api.adapter import ContainerSpec, Demand, Dns, Mount, Pod
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument
@@ -196,6 +196,16 @@ def user_of(spec: ContainerSpec, config: ImageConfig, passwd: bytes, group: byte
     if asked.group is not None:
         return User(user_id, _id(asked.group))
     return User(user_id, _group(group_name, group) if group_name else own_group)
+
+
+def owners_of(user: User, identity: Identity | None) -> list[list[int]] | None:
+    """Which ids of volumes are to be swapped, of users and of groups, so that those of the user are the identity's.
+
+    None: the daemon is not root, or the container's user is. Root's own are never anybody else's.
+    """
+    if identity is None or not user.user_id:
+        return None
+    return [[user.user_id, identity.user_id], [user.group_id or identity.group_id, identity.group_id]]
 
 
 def _account(name: str, passwd: bytes) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from multicri_charliecloud.job import (
     environment_of,
     groups_of,
     inherited_of,
+    owners_of,
     resolv_conf,
     sysctls_of,
     user_of,
@@ -57,7 +58,7 @@ def prepare(
         path, is_directory = mount.container_path.rstrip("/"), _is_directory(mount)
         if path.startswith("/dev/"):
             target = f"{directory.devices}{path.removeprefix('/dev')}"
-            device_binds.append((mount.host_path, target, mount.readonly))
+            device_binds.append((mount.host_path, target, mount.readonly, False))
             continue
         outer = max((one for one in places if path.startswith(f"{one}/")), key=len)
         if outer:
@@ -68,7 +69,7 @@ def prepare(
             places[path] = str(directory.mount(number))
             binds.append((places[path], inside.make(image, path, directory=is_directory)))
         hosts[path] = mount.host_path
-        staged.append((mount.host_path, places[path], mount.readonly))
+        staged.append((mount.host_path, places[path], mount.readonly, mount in spec.mounts))
 
     for path, source in _of_the_node(spec, directory).items():
         if path not in hosts and "/etc" not in hosts:
@@ -81,6 +82,7 @@ def prepare(
             command, working_dir, user, paths, options, readonly=spec.security.readonly_rootfs, unset=unset
         ),
         "identity": [identity.user_id, identity.group_id] if identity else None,
+        "owners": owners_of(user, identity),
         "groups": groups_of(spec, is_root=identity is not None),
         "network": spec.pod.network_namespace,
         "hostname": spec.pod.hostname,

@@ -26,6 +26,7 @@ from typing import Any
 
 from multicri_charliecloud import kernel
 from multicri_charliecloud.cgroup_member import join, oom_kills, remove
+from multicri_charliecloud.owners import user_namespace
 from multicri_charliecloud.relay import Relay
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
@@ -85,8 +86,9 @@ def _keep(say: int) -> None:
 
 
 class Container:
-    """job: ``words`` of ch-run; ``identity``: user and group id to become, or null; ``binds``: source, target, readonly
-    of each mount to be made in the namespace of this process; ``devices``: directory that gets a /dev of its own;
+    """job: ``words`` of ch-run; ``identity``: user and group id to become, or null; ``binds``: source, target,
+    readonly of each mount to be made in the namespace of this process, and whether it is a volume, whose ``owners``
+    are to be swapped: pairs of user and of group ids, or null; ``devices``: directory that gets a /dev of its own;
     ``device_binds``: the same as binds, with targets below that; ``stdin``, ``stdin_once``, ``tty``;
     ``groups``: further ones of the node; ``network``: path of a namespace to enter, or nothing; ``hostname``,
     ``sysctls``, ``node_ipc``; ``masked``, ``protected``: paths not to be seen, and not to be changed;
@@ -150,6 +152,7 @@ class Container:
 
     def _enter_namespaces(self) -> None:
         user, group = os.geteuid(), os.getegid()
+        owners = user_namespace(*self._job["owners"]) if self._job["owners"] else None
         if self._job["network"]:
             with Path(self._job["network"]).open() as network:
                 kernel.setns(network.fileno(), kernel.CLONE_NEWNET)
@@ -173,9 +176,18 @@ class Container:
             set_sysctl(name, value)
         kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_SLAVE)
         make_devices(self._job["devices"])
-        for source, target, readonly in (*self._job["binds"], *self._job["device_binds"]):
+        for source, target, readonly, is_volume in (*self._job["binds"], *self._job["device_binds"]):
             make_mount_point(target, directory=Path(source).is_dir())
+            if owners is not None and is_volume:
+                try:
+                    kernel.bind_mapped(source, target, owners, readonly=readonly)
+                except OSError as error:  # a file system that cannot: what others may do is all that is left
+                    sys.stderr.write(f"owners are as on the node: {error}\n")
+                else:
+                    continue
             kernel.bind(source, target, readonly=readonly)
+        if owners is not None:
+            os.close(owners)
 
     def _become_container(self, wait: int, failed: int, streams: tuple[int, int, int]) -> None:
         """In the child. Never returns."""

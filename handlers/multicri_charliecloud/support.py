@@ -62,7 +62,9 @@ FIELDS: Fields = {
         Answer.BY_POLICY, "of POD; every container is in a user namespace, with one id of the node"
     ),
     f"{_SECURITY}.selinux_options": _NOT_OURS,
-    f"{_SECURITY}.run_as_user": Support(Answer.PARTLY, "inside of the container; on the node it is the setting user"),
+    f"{_SECURITY}.run_as_user": Support(
+        Answer.PARTLY, "in the container and its volumes; its processes are charliecloud.user"
+    ),
     f"{_SECURITY}.run_as_username": Support(Answer.PARTLY, "as run_as_user"),
     f"{_SECURITY}.run_as_group": Support(Answer.PARTLY, "as run_as_user"),
     GROUPS: Support(Answer.BY_POLICY, "root's daemon honours all but 0; inside they show as nogroup"),

@@ -1,6 +1,7 @@
 """What a container sees around it: names, the kernel's files, groups; as root's daemon and as an ordinary user's."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import grpc.aio
@@ -113,3 +114,43 @@ async def test_a_volume_of_its_group_is_for_who_is_in_it(kubelet: Kubelet, image
     assert (place / "volume/new").stat().st_gid == GROUP
     request = cri.ExecSyncRequest(container_id=container, cmd=["cat", "/volume/token"], timeout=30)
     assert (await kubelet.call(request, cri.ExecSyncResponse)).stdout == b"of the pod\n"
+
+
+@pytest.mark.parametrize("who", ["root"])
+@pytest.mark.parametrize("on_tmpfs", [False, True], ids=["disk", "tmpfs"])
+async def test_a_volume_of_its_user_is_its_own(kubelet: Kubelet, image: str, place: Path, on_tmpfs: bool) -> None:
+    """A service account's token is its pod's runAsUser's alone, 0600 and in memory; what is written is the user's."""
+    volume = place / "volume"
+    volume.mkdir()
+    if on_tmpfs:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=777", "none", str(volume)], check=True)
+    try:
+        volume.chmod(0o777)
+        for name, owner in (("token", 1000), ("of-root", 0)):
+            (volume / name).write_text(f"{name}\n")
+            (volume / name).chmod(0o600)
+            os.chown(volume / name, owner, 0)
+        await kubelet.pull(image)
+        pod = await kubelet.run_pod_sandbox("owner", handler="multicri")
+        mounts = [
+            cri.Mount(container_path="/volume", host_path=str(volume)),
+            cri.Mount(container_path="/readonly", host_path=str(volume), readonly=True),
+        ]
+        script = (
+            "cat /volume/token /readonly/token; stat -c %u:%g /volume/token; echo x >/volume/new; "
+            "cat /volume/of-root 2>&1; touch /readonly/other 2>&1; echo mine >/tmp/mine; cat /tmp/mine"
+        )
+        security = cri.LinuxContainerSecurityContext(
+            run_as_user=cri.Int64Value(value=1000), run_as_group=cri.Int64Value(value=3000)
+        )
+        log = await _ran(kubelet, pod, image, script, mounts=mounts, security=security)
+        assert log[:2] == ["token", "token"]
+        assert log[2].startswith("1000:")
+        assert [line.rpartition(": ")[2] for line in log[3:5]] == ["Permission denied", "Read-only file system"]
+        assert log[5:] == ["mine"]
+        found = (volume / "new").stat()
+        assert (found.st_uid, found.st_gid) == (1000, 3000)
+        await kubelet.remove_sandbox(pod.sandbox_id)
+    finally:
+        if on_tmpfs:
+            subprocess.run(["umount", str(volume)], check=True)

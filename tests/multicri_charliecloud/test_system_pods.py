@@ -23,6 +23,7 @@ from multicri_proxy.cri.v1 import runtime_pb2 as cri
 pytestmark = pytest.mark.testbed
 
 COREFILE = "port={}\nno-hosts\nno-resolv\naddn-hosts=/etc/coredns/names\nlocal=/cluster.local/\n"
+MOUNTED = "/var/run/secrets/kubernetes.io/serviceaccount"
 NAMES = "10.96.0.1 kubernetes.default.svc.cluster.local\n"
 RUNTIME_DEFAULT = cri.SecurityProfile(profile_type=cri.SecurityProfile.RuntimeDefault)
 ON_NODE = cri.PodSandboxConfig(
@@ -125,16 +126,27 @@ async def test_a_clusters_dns_on_the_nodes_network_has_an_unprivileged_port(
     assert await _resolved("kubernetes.default.svc.cluster.local", port) == "10.96.0.1"
 
 
-async def test_a_metrics_server_serves_the_nodes_network_as_a_user_of_its_own(kubelet: Kubelet, plain: str) -> None:
+async def test_a_metrics_server_serves_the_nodes_network_as_a_user_of_its_own(
+    kubelet: Kubelet, plain: str, place: Path, who: str
+) -> None:
+    """root's kubelet gives its token to that user alone."""
+    token = place / "serviceaccount/token"
+    token.parent.mkdir()
+    token.write_text("secret\n")
+    shutil.chown(token, 1000 if who == "root" else "nobody")
+    token.chmod(0o600)
     await kubelet.pull(plain)
     pod = await kubelet.run_pod_sandbox("metrics-server", more=ON_NODE)
     port = _free_port(socket.SOCK_STREAM)
-    script = f"id -u >/tmp/index.html; exec httpd -f -p {port} -h /tmp"
-    container = await kubelet.create_container(pod, plain, command=["sh", "-c", script], security=_secure(user=1000))
+    account = cri.Mount(container_path=MOUNTED, host_path=str(token.parent), readonly=True)
+    script = f"(id -u; cat {MOUNTED}/token) >/tmp/index.html; exec httpd -f -p {port} -h /tmp"
+    container = await kubelet.create_container(
+        pod, plain, command=["sh", "-c", script], mounts=[account], security=_secure(user=1000)
+    )
     await kubelet.start(container)
-    assert await _fetched(port) == "1000\n"
+    assert await _fetched(port) == "1000\nsecret\n"
     probe = cri.ExecSyncRequest(container_id=container, cmd=["wget", "-q", "-O-", f"http://127.0.0.1:{port}/"])
-    assert (await kubelet.call(probe, cri.ExecSyncResponse)).stdout == b"1000\n"
+    assert (await kubelet.call(probe, cri.ExecSyncResponse)).stdout == b"1000\nsecret\n"
 
 
 async def test_a_local_path_provisioner_makes_directories_that_other_pods_mount(

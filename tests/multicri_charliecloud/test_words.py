@@ -1,5 +1,6 @@
 """What is refused, and what ch-run is told: without running anything."""
 
+import itertools
 import os
 import re
 from dataclasses import replace
@@ -8,8 +9,18 @@ from typing import Any
 
 import pytest
 from multicri_charliecloud import inside
-from multicri_charliecloud.job import User, check, environment_file, inherited_of, resolv_conf, sysctls_of, user_of
-from multicri_charliecloud.settings import read_settings
+from multicri_charliecloud.job import (
+    User,
+    check,
+    environment_file,
+    inherited_of,
+    owners_of,
+    resolv_conf,
+    sysctls_of,
+    user_of,
+)
+from multicri_charliecloud.owners import swapped
+from multicri_charliecloud.settings import Identity, read_settings
 
 from multicri_proxy.api.adapter import ContainerSpec, Demand, Dns, Pod, SecurityContext
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument
@@ -120,6 +131,26 @@ def test_a_container_is_who_the_pod_says_else_who_the_image_says(
     asked: SecurityContext, of_image: str, user: User
 ) -> None:
     assert user_of(replace(SPEC, security=asked), ImageConfig(user=of_image), PASSWD, GROUP) == user
+
+
+@pytest.mark.parametrize(("one", "other"), [(0, 1), (1000, 65534), (65534, 1000), (7, 7), (5, 2**32 - 2)])
+def test_swapped_ids_are_all_there_once(one: int, other: int) -> None:
+    ranges = [[int(word) for word in line.split()] for line in swapped(one, other).splitlines()]
+    for which in (0, 1):
+        covered = sorted((line[which], line[2]) for line in ranges)
+        assert covered[0][0] == 0
+        assert all(begin + count == after for (begin, count), (after, _) in itertools.pairwise(covered))
+        assert covered[-1][0] + covered[-1][1] == 2**32 - 1
+    moved = {inside: outside for inside, outside, _ in ranges if inside != outside}
+    assert moved == ({} if one == other else {one: other, other: one})
+
+
+def test_volumes_of_root_are_nobody_elses() -> None:
+    identity = Identity(name="multicri", user_id=990, group_id=980)
+    assert owners_of(User(0, 0), identity) is None
+    assert owners_of(User(1000, 0), identity) == [[1000, 990], [980, 980]]
+    assert owners_of(User(1000, 50), identity) == [[1000, 990], [50, 980]]
+    assert owners_of(User(1000, 50), None) is None
 
 
 def test_a_user_that_the_image_does_not_know_is_told() -> None:
