@@ -1,6 +1,7 @@
 """System calls that this Python has no function for. Stands alone, as the programs that use it do.
 
-Source: unshare(2), setns(2), mount(2), mount_setattr(2), sethostname(2), fallocate(2), prctl(2), linux/sched.h, linux/mount.h.
+Source: unshare(2), setns(2), mount(2), mount_setattr(2), sethostname(2), fallocate(2), prctl(2), linux/sched.h,
+linux/mount.h.
 """
 
 import ctypes
