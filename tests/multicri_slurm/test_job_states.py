@@ -103,22 +103,6 @@ async def test_a_job_whose_reservation_is_gone_is_held_and_says_why(bench: Bench
         bench.bed.cluster.run("login", ["scontrol", "delete", f"reservation={name}"])  # unless it has ended
 
 
-async def test_a_job_that_can_no_longer_end_before_its_deadline_has_failed_with_that_reason(bench: Bench) -> None:
-    scontrol(bench, "update", "partitionname=gpu", "state=down")
-    try:
-        async with bench.adapter() as slurm:
-            options = "--partition=gpu --time=1 --deadline=now+65"
-            spec = bench.spec(["/bin/true"], cluster={"JOB_CUSTOM_CONFIG": options})
-            await slurm.create_container(spec)
-            await slurm.start_container(spec.id)
-            report = await bench.report(spec.id, Phase.EXITED)
-            assert (report.reason, report.exit_code) == ("DeadlineExceeded", 143)
-            assert "DEADLINE" in report.message
-            await slurm.remove_container(spec.id)
-    finally:
-        scontrol(bench, "update", "partitionname=gpu", "state=up")
-
-
 @pytest.mark.parametrize("how", [("requeue",), ("requeuehold", "State=SpecialExit")])
 async def test_a_job_that_an_admin_requeues_is_cancelled_in_whatever_state_it_waits(
     bench: Bench, how: tuple[str, ...]

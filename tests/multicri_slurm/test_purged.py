@@ -67,3 +67,20 @@ async def test_without_an_exit_file_the_accounting_tells_or_the_job_is_lost(benc
         else:
             assert (report.exit_code, report.reason) == (255, "JobLost")
         await slurm.remove_container(spec.id)
+
+
+async def test_a_job_that_can_no_longer_end_before_its_deadline_has_failed_with_that_reason(bench: Bench) -> None:
+    """slurmctld looks for such jobs when it forgets others."""
+    bench.bed.cluster.run("login", ["scontrol", "update", "partitionname=gpu", "state=down"], check=True)
+    try:
+        async with bench.adapter() as slurm:
+            options = "--partition=gpu --time=1 --deadline=now+70"
+            spec = bench.spec(["/bin/true"], cluster={"JOB_CUSTOM_CONFIG": options})
+            await slurm.create_container(spec)
+            await slurm.start_container(spec.id)
+            report = await bench.report(spec.id, Phase.EXITED, within_s=120)
+            assert (report.reason, report.exit_code) == ("DeadlineExceeded", 143)
+            assert "DEADLINE" in report.message
+            await slurm.remove_container(spec.id)
+    finally:
+        bench.bed.cluster.run("login", ["scontrol", "update", "partitionname=gpu", "state=up"], check=True)
