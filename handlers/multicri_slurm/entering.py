@@ -250,22 +250,23 @@ def attaching_script_of(job_id: JobId, node: str, directory: str, words: Sequenc
 def agent_script_of(way: Way, *, job_id: JobId, node: str, directory: str, nonce: str) -> str:
     """For sh on the login host: an agent that runs commands, at its stdin and stdout."""
     start = ("/bin/bash", "-c", _AGENT, "multicri", nonce, _AGENT_SOURCE)
-    return _WITH_PIPES.replace("@SRUN@", shlex.join(_there(way, job_id, node, directory, start, "--unbuffered")))
-
-
-def feeding_script_of(way: Way, *, job_id: JobId, node: str, directory: str, nonce: str) -> str:
-    """For sh on the login host: its stdin becomes the container's."""
-    start = ("/bin/bash", "-c", _FEED, "multicri", nonce)
-    return _WITH_PIPES.replace("@SRUN@", shlex.join(_there(way, job_id, node, directory, start)))
-
-
-def _there(way: Way, job_id: JobId, node: str, directory: str, start: Sequence[str], *options: str) -> tuple[str, ...]:
-    """The words that start a program on the node. options: of srun."""
     if way == "srun":
-        return (*_srun(job_id, node, directory), *options, *start)
-    script = f"cd {shlex.quote(directory)} && exec env SLURM_JOB_ID={job_id} {shlex.join(start)}"
-    encoded = base64.b64encode(script.encode("utf-8", "surrogateescape")).decode()
-    return ("ssh", *_SSH_OPTIONS, "--", node, f"exec sh -c 'eval \"$(echo {encoded} | base64 -d)\"'")
+        words = (*_srun(job_id, node, directory), "--unbuffered", *start)
+    else:
+        script = f"cd {shlex.quote(directory)} && exec env SLURM_JOB_ID={job_id} {shlex.join(start)}"
+        encoded = base64.b64encode(script.encode("utf-8", "surrogateescape")).decode()
+        words = ("ssh", *_SSH_OPTIONS, "--", node, f"exec sh -c 'eval \"$(echo {encoded} | base64 -d)\"'")
+    return _WITH_PIPES.replace("@SRUN@", shlex.join(words))
+
+
+def feeding_words(nonce: str) -> tuple[str, ...]:
+    """What is run on the node, in the container's directory: its stdin becomes the container's."""
+    return ("/bin/bash", "-c", _FEED, "multicri", nonce)
+
+
+def feeding_script_of(job_id: JobId, node: str, directory: str, words: Sequence[str]) -> str:
+    """The same as a step, for sh on the login host."""
+    return _WITH_PIPES.replace("@SRUN@", shlex.join((*_srun(job_id, node, directory), *words)))
 
 
 def _srun(job_id: JobId, node: str, directory: str) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from multicri_slurm.entering import (
     attaching_script_of,
     attaching_words,
     feeding_script_of,
+    feeding_words,
     script_of,
     words_on_node,
 )
@@ -102,14 +103,9 @@ class Execs:
     async def feed(self, running: Running, stdin: Reader) -> None:
         """Write to the stdin of the container's own process. Raises FailedPrecondition if it has none."""
         nonce = secrets.token_hex(16)
-        script = feeding_script_of(
-            running.cluster.settings.exec_by,
-            job_id=running.job_id,
-            node=running.node,
-            directory=running.record.directory,
-            nonce=nonce,
-        )
-        await self._step(running, script, nonce, Streams(stdin=stdin))
+        words = feeding_words(nonce)
+        script = feeding_script_of(running.job_id, running.node, running.record.directory, words)
+        await self._in_job(running, words, script, nonce, Streams(stdin=stdin))
 
     async def _step(self, running: Running, script: str, nonce: str, streams: Streams) -> int:
         cluster = running.cluster
