@@ -192,6 +192,7 @@ def _run(command: list[str], job: Job, lock: int, until: float) -> None:
 
 def _publish(job: Job, made: Path) -> dict[str, Any]:
     """Take from the builders what they made: nobody else can write to it from here on."""
+    os.chown(job.work, os.geteuid(), os.getegid())
     final = Path(job.directory) / f"{job.name}{job.suffix}"
     descriptor = os.open(made, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:

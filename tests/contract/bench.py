@@ -27,7 +27,7 @@ from multicri_proxy.api.adapter import (
     Resources,
 )
 from multicri_proxy.api.ids import ContainerId, ImageRef, PodSandboxId
-from multicri_proxy.api.image import Image
+from multicri_proxy.api.image import Image, ImagePool
 
 T = TypeVar("T")
 DEADLINE_S = 60.0
@@ -89,7 +89,7 @@ class AdapterBench(ABC):
     factory: AdapterFactory
     settings: dict[str, object]
     store: MemoryStore = field(default_factory=MemoryStore)
-    images: MemoryImages = field(default_factory=MemoryImages)
+    images: ImagePool = field(default_factory=MemoryImages)
     reports: dict[ContainerId, list[Report]] = field(default_factory=dict)
     known: set[ContainerId] = field(default_factory=set)
 
