@@ -3,8 +3,8 @@
 import asyncio
 from dataclasses import asdict
 
-from multicri_images.children import ask
 from multicri_images.question import Finding, Known, Question
+from multicri_proxy.api.children import ask
 from multicri_proxy.api.errors import FailedPrecondition, NotFound, PermissionDenied, Unavailable
 
 MOST_AT_A_TIME = 4

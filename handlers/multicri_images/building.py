@@ -26,8 +26,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
-from multicri_images.children import end_with_who_asks
 from multicri_images.packing import LARGEST_CONFIG_BYTES
+from multicri_proxy.api.children import end_with_who_asks
 from multicri_proxy.api.places import STATE_DIRECTORY
 
 DEFAULT_DIRECTORY = str(STATE_DIRECTORY / "images")

@@ -6,7 +6,6 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from multicri_images.building import PATH, Job, known_image, target_of
-from multicri_images.children import ask
+from multicri_proxy.api.children import ask
 from multicri_proxy.api.counts import ImageCounts
 from multicri_proxy.api.errors import FailedPrecondition, Unavailable
 from multicri_proxy.api.ids import ImageId
@@ -47,12 +46,7 @@ class NodeFiles:
         self._settings = settings
         self._counts = counts
         self._builds: dict[tuple[str, str], asyncio.Future[ImageFile]] = {}
-        # a build takes minutes, in which its thread only waits
-        self._threads = ThreadPoolExecutor(settings.builds_at_once, "image build")
         self._at_once = asyncio.Semaphore(settings.builds_at_once)
-
-    def close(self) -> None:
-        self._threads.shutdown(wait=False)
 
     def suffix(self, runtime: str) -> str:
         """Looks for programs, on the disk. Raises FailedPrecondition naming what has to be installed."""
@@ -105,7 +99,7 @@ class NodeFiles:
             _log.info("building an image on the node", image_id=image.id, source=image.source, builder=builder.name)
             begun = time.monotonic()
             try:
-                answer = await ask("multicri_images.building", asdict(job), self._threads)
+                answer = await ask("multicri_images.building", asdict(job))
             except (OSError, ValueError) as error:
                 raise Unavailable(f"image {image.source}: its build on the node was killed") from error
         self._counts.built(builder.name, "failed" if "error" in answer else "ok", time.monotonic() - begun)

@@ -87,10 +87,7 @@ async def pool(context: ImagesContext) -> AsyncIterator[ImagePool]:
         pool = Pool(context, tasks, sorted(records, key=lambda record: record.number), used)
         if records:
             tasks.start("look which images are on the node", pool.look)
-        try:
-            yield pool
-        finally:
-            pool.close()
+        yield pool
 
 
 class Pool:
@@ -115,10 +112,6 @@ class Pool:
         self._directory = str(context.settings.get("directory", DEFAULT_DIRECTORY))
         self._stored = Stored(directory=Path(self._directory))
         self._looking = asyncio.Lock()
-
-    def close(self) -> None:
-        if self._node_files is not None:
-            self._node_files.close()
 
     def owns(self, name: str) -> bool:
         return name.startswith(PREFIX) or self._by_id(name) is not None

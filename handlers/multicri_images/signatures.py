@@ -6,7 +6,7 @@ Source: cosign verify(1) of Sigstore: status 0 for a signature by the key, what 
 import asyncio
 from collections.abc import Sequence
 
-from multicri_images.children import ask
+from multicri_proxy.api.children import ask
 
 PROGRAM = "cosign"
 TIMEOUT_S = 60.0

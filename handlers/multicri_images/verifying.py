@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 from multicri_images.building import PASSED_ON, PATH
-from multicri_images.children import end_with_who_asks
+from multicri_proxy.api.children import end_with_who_asks
 
 LONGEST_OUTPUT = 4096
 

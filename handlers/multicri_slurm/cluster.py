@@ -5,7 +5,7 @@ Answers are read by answers.py; here is only who is asked what, with which limit
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import Literal
@@ -32,6 +32,7 @@ from multicri_slurm.answers import (
     sstat_usage,
 )
 from multicri_slurm.files import Files
+from multicri_slurm.image_sending import copy_apart
 from multicri_slurm.image_verbs import LOCK_WAIT_S, ImageVerbs, check_locking
 from multicri_slurm.mpi import types_named
 from multicri_slurm.prerun import with_prerun
@@ -159,6 +160,10 @@ class Cluster(ImageVerbs):
                         await file.write(content)
                 except asyncssh.SFTPError as error:  # a full quota says no more than "Failure"
                     raise Unavailable(f"{self.login.account}: {path} cannot be written: {error.reason}") from error
+
+    async def send_file(self, path: str, sent: str, offset: int, arrived: Callable[[int], None]) -> list[str]:
+        """Copy a file of the node from an offset on, by another process; returns errors that it has got over."""
+        return await copy_apart(self.login, self._connection.profile, path, sent, offset, arrived=arrived)
 
     async def read_piece(self, path: str, offset: int, size: int) -> bytes | None:
         """A piece of a file; empty at its end; None if there is no such file."""

@@ -5,21 +5,25 @@ or a daemon that was killed, goes on where the file ends. What has come is used 
 """
 
 import asyncio
+import base64
 import os
+import pickle
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from multicri_proxy.api.errors import Unavailable
+from multicri_proxy.api import errors
+from multicri_proxy.api.children import ask
+from multicri_proxy.api.errors import MulticriError, Unavailable
 from multicri_proxy.api.image import ImageFile
 from multicri_proxy.api.log import Log
+from multicri_slurm.accounts import Login
 from multicri_slurm.image_verbs import BuildAnswer
+from multicri_slurm.profiles import Profile
 from multicri_slurm.verbs import ClusterVerbs
 
 PIECE_BYTES = 4 * 1024 * 1024
 TRIES_OF_A_PIECE, FIRST_PAUSE_S = 5, 1.0
 TELL_S = 10.0
-FASTEST_BYTES_PER_S = 32 * 1024 * 1024
-"""What is encrypted is done so by the process that serves ordinary pods' calls: half of its time stays for those."""
 
 _log = Log("slurm.images")
 
@@ -31,55 +35,76 @@ async def send(
 
     Raises Unavailable if the connection breaks again and again, ResourceExhausted if there is no room.
     """
-    name = file_name.partition(".")[0]
+    name, account = file_name.partition(".")[0], cluster.login.account
     sent = f"{directory}/.{name}.sending.{file.sha256[:16]}"
     async with cluster.files() as files:
         await files.make_directories(directory)
         if file.config and file_name != name:
             await files.write(f"{directory}/.{name}.config".encode(), file.config, 0o644)
+    loop = asyncio.get_running_loop()
+    told_at = loop.time()
+
+    def tell(offset: int) -> None:
+        nonlocal told_at
+        arrived(offset)
+        if (now := loop.time()) - told_at > TELL_S:
+            told_at = now
+            _log.info("still sending", account=account, file=sent, offset=offset, size_bytes=file.size_bytes)
+
     for _ in range(2):
-        await _copy(cluster, file, sent, arrived)
+        there = min(await cluster.size_of(sent) or 0, file.size_bytes)
+        offset = max(0, there - 1) // PIECE_BYTES * PIECE_BYTES  # of the last piece, only some may have come
+        _log.info("sending an image", account=account, file=sent, size_bytes=file.size_bytes, offset=offset)
+        for error in await cluster.send_file(file.path, sent, offset, tell):
+            _log.info("sending went on after an error", account=account, file=sent, error=error)
         answer = await cluster.arrive_image(directory, file_name, sent, file.sha256)
         if answer is not None:
             return answer
-        _log.warning("an image did not arrive as it was sent", account=cluster.login.account, file=sent)
-    raise Unavailable(f"{cluster.login.account}: {sent} is not what was sent, again and again")
+        _log.warning("an image did not arrive as it was sent", account=account, file=sent)
+    raise Unavailable(f"{account}: {sent} is not what was sent, again and again")
 
 
-async def _copy(cluster: ClusterVerbs, file: ImageFile, sent: str, arrived: Callable[[int], None]) -> None:
-    there = min(await cluster.size_of(sent) or 0, file.size_bytes)
-    offset = max(0, there - 1) // PIECE_BYTES * PIECE_BYTES  # of the last piece, only some may have come
-    account = cluster.login.account
-    _log.info("sending an image", account=account, file=sent, size_bytes=file.size_bytes, offset=offset)
-    told_at = asyncio.get_running_loop().time()
-    async with _opened(file.path) as descriptor:
-        while offset < file.size_bytes:
-            arrived(offset)
-            if (now := asyncio.get_running_loop().time()) - told_at > TELL_S:
-                told_at = now
-                _log.info("still sending", account=account, file=sent, offset=offset, size_bytes=file.size_bytes)
-            piece = await asyncio.to_thread(os.pread, descriptor, PIECE_BYTES, offset)
-            if not piece:
-                raise Unavailable(f"{file.path} is shorter than it was")
-            await _write(cluster, sent, offset, piece)
+async def copy_apart(
+    login: Login, profile: Profile, path: str, sent: str, offset: int, *, arrived: Callable[[int], None]
+) -> list[str]:
+    """As `copy`, over SSH, by another process: to encrypt gigabytes would keep ordinary pods' calls waiting."""
+    who = base64.b64encode(pickle.dumps((login, profile))).decode()
+    question = {"who": who, "path": path, "sent": sent, "offset": offset}
+    try:
+        answer = await ask("multicri_slurm.sending", question, arrived)
+    except (OSError, ValueError) as error:
+        raise Unavailable(f"{login.account}: the process that sent {path} was killed") from error
+    if "error" in answer:
+        kind: type[MulticriError] = getattr(errors, str(answer["error"]))
+        raise kind(str(answer["message"]))
+    got_over = answer["errors"]
+    return [str(error) for error in got_over] if isinstance(got_over, list) else []
+
+
+async def copy(cluster: ClusterVerbs, path: str, sent: str, offset: int, arrived: Callable[[int], None]) -> list[str]:
+    """Copy a file of the node from an offset on; returns errors that it has got over. Raises what `Files` raises."""
+    got_over: list[str] = []
+    async with _opened(path) as descriptor:
+        while piece := await asyncio.to_thread(os.pread, descriptor, PIECE_BYTES, offset):
+            await _write(cluster, sent, offset, piece, got_over)
             offset += len(piece)
+            arrived(offset)
+    return got_over
 
 
-async def _write(cluster: ClusterVerbs, sent: str, offset: int, piece: bytes) -> None:
-    loop, pause_s = asyncio.get_running_loop(), FIRST_PAUSE_S
+async def _write(cluster: ClusterVerbs, sent: str, offset: int, piece: bytes, got_over: list[str]) -> None:
+    pause_s = FIRST_PAUSE_S
     for tries_left in reversed(range(TRIES_OF_A_PIECE)):
-        begun = loop.time()
         try:
             async with cluster.files() as files:
                 await files.write_piece(sent.encode(), offset, piece)
         except Unavailable as error:
             if not tries_left:
                 raise
-            _log.info("sending goes on after an error", file=sent, offset=offset, error=error)
+            got_over.append(str(error))
             await asyncio.sleep(pause_s)
             pause_s *= 2
         else:
-            await asyncio.sleep(len(piece) / FASTEST_BYTES_PER_S - (loop.time() - begun))
             return
 
 

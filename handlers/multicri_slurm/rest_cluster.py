@@ -13,7 +13,7 @@ import asyncio
 import hashlib
 import shlex
 import time
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from secrets import token_hex
 from typing import Literal
@@ -26,6 +26,7 @@ from multicri_proxy.api.log import Log
 from multicri_slurm import remote_scripts
 from multicri_slurm.accounts import Login
 from multicri_slurm.answers import JobLine, facts, read_usage_file, refusal_of_sbatch
+from multicri_slurm.image_sending import copy
 from multicri_slurm.image_verbs import LOCK_WAIT_S, ImageVerbs
 from multicri_slurm.mpi import types_named
 from multicri_slurm.prerun import with_prerun
@@ -125,6 +126,9 @@ class RestCluster(ImageVerbs):
 
     async def write_files(self, directory: str, files: Mapping[str, tuple[bytes, int]]) -> None:
         await self._shared.write_all(directory, files)
+
+    async def send_file(self, path: str, sent: str, offset: int, arrived: Callable[[int], None]) -> list[str]:
+        return await copy(self, path, sent, offset, arrived)
 
     async def read_piece(self, path: str, offset: int, size: int) -> bytes | None:
         return await self._shared.read(path, offset, size)

@@ -7,9 +7,6 @@ import stat
 
 from multicri_slurm.sshlib import asyncssh
 
-BLOCK_BYTES, BLOCKS = 64 * 1024, 8
-"""Of a piece of a large file: what is encrypted in one go, and how many of those are on their way at a time."""
-
 
 class SftpFiles:
     """Files over one SFTP client."""
@@ -51,8 +48,7 @@ class SftpFiles:
             await file.write(content)
 
     async def write_piece(self, path: bytes, offset: int, content: bytes) -> None:
-        flags = asyncssh.FXF_WRITE | asyncssh.FXF_CREAT
-        async with self._sftp.open(path, flags, encoding=None, block_size=BLOCK_BYTES, max_requests=BLOCKS) as file:
+        async with self._sftp.open(path, asyncssh.FXF_WRITE | asyncssh.FXF_CREAT, encoding=None) as file:
             await file.write(content, offset)
 
     async def make_link(self, target: bytes, path: bytes) -> None:

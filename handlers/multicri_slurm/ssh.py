@@ -16,7 +16,7 @@ from multicri_slurm.accounts import Login
 from multicri_slurm.dialing import Dialer, words
 from multicri_slurm.host_keys import KnownHosts
 from multicri_slurm.keys import Keys
-from multicri_slurm.profiles import Profiles
+from multicri_slurm.profiles import Profile, Profiles
 from multicri_slurm.sshlib import asyncssh
 
 OUTPUT_CAP_BYTES = 4 * 1024 * 1024
@@ -91,6 +91,10 @@ class Connection:
         self._long = asyncio.Semaphore(LONG_SESSIONS)
         self._busy = 0
         self._used_at = time.monotonic()
+
+    @property
+    def profile(self) -> Profile:
+        return self._dialer.profile
 
     def idle_s(self) -> float:
         """How long it was not used; 0 while it is."""

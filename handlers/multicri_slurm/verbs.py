@@ -4,7 +4,7 @@
 verbs have time limits, and raise Unavailable where the cluster is silent, which says nothing about its jobs.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol
 
@@ -60,6 +60,13 @@ class ClusterVerbs(Protocol):
         self, directory: str, file_name: str, script: str, commands: Sequence[str], prerun: bytes | None
     ) -> BuildAnswer:
         """Have an image built, unless it is there. Waits for another build of the same image."""
+        ...
+
+    async def send_file(self, path: str, sent: str, offset: int, arrived: Callable[[int], None]) -> list[str]:
+        """Copy a file of the node from an offset on; returns errors that it has got over. Raises what `Files` raises.
+
+        path: on the node. sent: in the cluster. arrived: is told how many bytes are there.
+        """
         ...
 
     async def arrive_image(self, directory: str, file_name: str, sent: str, sha256: str) -> BuildAnswer | None:

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from contract.bench import MemoryStore, XorSecrets
 from multicri_images.builders import CHARLIECLOUD
 from multicri_images.pool import pool
-from contract.bench import MemoryStore, XorSecrets
 from slurm_bench import Bench, everything
 
 from multicri_proxy.api.adapter import ImagesContext, OutputStream, Phase

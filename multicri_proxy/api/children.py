@@ -1,8 +1,8 @@
 """Programs of ours that do for the daemon what may block, use much, or meet what is not trusted.
 
 One is a module with a ``main``. It reads one line of JSON from stdin, does as it says, and writes a line of JSON to
-stdout. Its stdin is open for as long as somebody waits for it: a child that sees its end is wanted no more, also when
-the daemon was killed.
+stdout; before that, maybe, lines with a number: how far it is. Its stdin is open for as long as somebody waits for
+it: a child that sees its end is wanted no more, also when the daemon was killed.
 """
 
 import asyncio
@@ -11,24 +11,24 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Mapping
-from concurrent.futures import Executor
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
+from threading import Lock, Thread
 from typing import IO
 
 
-async def ask(module: str, question: Mapping[str, object], executor: Executor | None = None) -> dict[str, object]:
+async def ask(
+    module: str, question: Mapping[str, object], progress: Callable[[int], None] = lambda _: None
+) -> dict[str, object]:
     """What a program of ours answers; it is killed, with all that it began, if nobody waits any more.
 
-    executor: of the thread that waits for it.
-
-    Raises OSError or ValueError if it ends without an answer.
+    progress: is told how far it is. Raises OSError or ValueError if it ends without an answer.
     """
-    child = _Child(module)
+    loop = asyncio.get_running_loop()
+    child = _Child(module, lambda done: loop.call_soon_threadsafe(progress, done))
     try:
-        line = await asyncio.get_running_loop().run_in_executor(executor, child.answer, json.dumps(question).encode())
-        answer: dict[str, object] = json.loads(line)
+        answer: dict[str, object] = json.loads(await _in_a_thread(partial(child.answer, json.dumps(question).encode())))
         return answer
     finally:
         child.kill()
@@ -40,15 +40,37 @@ def end_with_who_asks(question: IO[bytes]) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
+def _in_a_thread(work: Callable[[], bytes]) -> "asyncio.Future[bytes]":
+    """In one of its own: it may wait for an hour, and those that are kept for short work are few."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[bytes] = loop.create_future()
+
+    def finish(settle: Callable[[], None]) -> None:
+        if not done.done():
+            settle()
+
+    def run() -> None:
+        try:
+            settle = partial(done.set_result, work())
+        except Exception as error:
+            settle = partial(done.set_exception, error)
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(finish, settle)
+
+    Thread(target=run, name="child", daemon=True).start()
+    return done
+
+
 class _Child:
     """One process, in a group of its own.
 
     Not asyncio's: that forks, which gRPC's threads have a hard time with; subprocess does not.
     """
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, progress: Callable[[int], object]) -> None:
         self._module = module
-        self._lock = threading.Lock()
+        self._progress = progress
+        self._lock = Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._killed = False
 
@@ -68,7 +90,11 @@ class _Child:
         with process, process.stdin, process.stdout:
             process.stdin.write(question + b"\n")
             process.stdin.flush()
-            return process.stdout.read()
+            for line in process.stdout:
+                if not line.strip().isdigit():
+                    return line
+                self._progress(int(line))
+        return b""
 
     def kill(self) -> None:
         with self._lock:
