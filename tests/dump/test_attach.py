@@ -84,57 +84,71 @@ async def left(dumper: Dumper) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_the_command_shows_calls_while_it_is_attached(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
-    daemon.backend.answers(f"{RUNTIME}Version", VERSION_REPLY)
-    command = asyncio.create_task(
-        asyncio.to_thread(
-            run, "dump", "--seconds", "5", "--method", "full:.*", "--admin-socket", str(daemon.admin_socket)
+class Shown:
+    """What the command prints, as a program of its own that would go on for minutes."""
+
+    def __init__(self, daemon: Daemon, *argv: str) -> None:
+        self._argv = ("dump", "--seconds", "600", "--admin-socket", str(daemon.admin_socket), *argv)
+        self._daemon = daemon
+
+    async def __aenter__(self) -> "Shown":
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", PROGRAM, *self._argv), stdout=asyncio.subprocess.PIPE
         )
-    )
-    await attached(daemon.dumper)
-    assert await daemon.call("Version") == VERSION_REPLY
-    assert await command == 0
-    (shown,) = yaml.safe_load_all(capsys.readouterr().out)
-    assert (shown["method"], shown["owner"], shown["code"]) == ("Version", "default", "OK")
-    assert shown["reply"] == {"runtime_name": "containerd"}
+        await attached(self._daemon.dumper)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(60):
+            await self._process.communicate()
+        assert self._process.returncode == 0
+
+    async def until(self, last: str) -> list[str]:
+        """The lines up to one that has this in it."""
+        assert self._process.stdout
+        lines: list[str] = []
+        async with asyncio.timeout(60):
+            while not lines or last not in lines[-1]:
+                lines.append((await self._process.stdout.readline()).decode())
+        return lines
+
+
+async def test_the_command_shows_calls_while_it_is_attached(daemon: Daemon) -> None:
+    daemon.backend.answers(f"{RUNTIME}Version", VERSION_REPLY)
+    async with Shown(daemon, "--method", "full:.*") as shown:
+        assert await daemon.call("Version") == VERSION_REPLY
+        (seen,) = yaml.safe_load_all("".join(await shown.until("runtime_name")))
+    assert (seen["method"], seen["owner"], seen["code"]) == ("Version", "default", "OK")
+    assert seen["reply"] == {"runtime_name": "containerd"}
     await left(daemon.dumper)
     async with asyncio.timeout(60):
         while any(thread.name.startswith("dump") for thread in threading.enumerate()):
             await asyncio.sleep(0.01)
 
 
-async def test_the_command_shows_one_line_a_call_unless_asked_for_more(
-    daemon: Daemon, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_the_command_ends_when_its_time_is_over(daemon: Daemon) -> None:
+    argv = ("dump", "--seconds", "0.1", "--admin-socket", str(daemon.admin_socket))
+    assert await asyncio.to_thread(run, *argv) == 0
+    await left(daemon.dumper)
+
+
+async def test_the_command_shows_one_line_a_call_unless_asked_for_more(daemon: Daemon) -> None:
     daemon.backend.answers(f"{RUNTIME}Version", VERSION_REPLY)
-    command = asyncio.create_task(
-        asyncio.to_thread(run, "dump", "--seconds", "1", "--admin-socket", str(daemon.admin_socket))
-    )
-    await attached(daemon.dumper)
-    await daemon.call("Version")
-    with pytest.raises(grpc.aio.AioRpcError):
-        await daemon.call("Status")
-    assert await command == 0
-    lines = capsys.readouterr().out.splitlines()
+    async with Shown(daemon) as shown:
+        await daemon.call("Version")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await daemon.call("Status")
+        lines = await shown.until("UNIMPLEMENTED")
     assert [yaml.safe_load(line)["code"] for line in lines] == ["OK", "UNIMPLEMENTED"]
 
 
-async def test_json_from_the_command_is_what_a_file_would_have(
-    daemon: Daemon, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_json_from_the_command_is_what_a_file_would_have(daemon: Daemon) -> None:
     daemon.backend.answers(f"{RUNTIME}Version", VERSION_REPLY)
-    socket_path = str(daemon.admin_socket)
-    command = asyncio.create_task(
-        asyncio.to_thread(
-            run, "dump", "--seconds", "1", "--format", "json", "--method", "full:.*", "--admin-socket", socket_path
-        )
-    )
-    await attached(daemon.dumper)
-    await daemon.call("Version")
-    assert await command == 0
-    facts = json.loads(capsys.readouterr().out)
-    assert facts["reply"] == {"runtime_name": "containerd"}
-    assert facts["reply_base64"]
+    async with Shown(daemon, "--format", "json", "--method", "full:.*") as shown:
+        await daemon.call("Version")
+        [line] = await shown.until("runtime_name")
+    assert json.loads(line)["reply"] == {"runtime_name": "containerd"}
 
 
 async def test_following_survives_the_daemons_restart_and_ends_when_interrupted(tmp_path: Path) -> None:
