@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-import os
+import secrets
 import shutil
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -50,7 +50,8 @@ def kind(who: str, cgroups: Cgroups) -> Iterator[Callable[[Path, Path], Proxy]]:
     if who == "root":
         yield Proxy
         return
-    tops = [path / f"test-delegated-{os.getpid()}" for path in cgroups.tops.values()]
+    name = f"test-delegated-{secrets.token_hex(8)}"  # other machines of namespaces have the same groups, and pids
+    tops = [path / name for path in cgroups.tops.values()]
     own = [top / "daemon" if UNIFIED in cgroups.tops else top for top in tops]
     cgroups.make({name: str(path) for name, path in zip(cgroups.tops, own, strict=True)})
     for directory in {*tops, *own}:

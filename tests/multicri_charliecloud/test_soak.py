@@ -5,6 +5,7 @@ MULTICRI_SOAK_PODS: how many. MULTICRI_SOAK_PODS_PER_MINUTE: when they begin; 0:
 
 import asyncio
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,8 @@ class Left:
     daemon: Vitals
 
     @classmethod
-    def of(cls, proxy: Proxy) -> "Left":
+    def of(cls, proxy: Proxy, containers: Sequence[str] = ()) -> "Left":
+        """containers: whose control groups are counted: others on this machine have some in the same place."""
         assert proxy.process
         node = Cgroups.found()
         tops = {*node.tops.values(), *node.mounts.values()} if node else set()
@@ -44,7 +46,7 @@ class Left:
             processes=len(processes_with(str(proxy.directory))),
             mounts=len(Path("/proc/self/mounts").read_text().splitlines()),
             files=sum(1 for path in proxy.directory.rglob("*") if path.parent.name != "root"),
-            cgroups=sum(1 for top in tops for _ in top.glob(f"{BASE}/*/")),
+            cgroups=sum((top / BASE / container).exists() for top in tops for container in containers),
             daemon=vitals(proxy.process.pid),
         )
 
@@ -62,26 +64,31 @@ async def test_pods_that_come_and_go_leave_nothing(kubelet: Kubelet, proxy: Prox
     await kubelet.pull(image)
     await _churn(kubelet, image, place, WARM_UP_PODS, 0)
     before = Left.of(proxy)
-    await _churn(kubelet, image, place, PODS, PODS_PER_MINUTE)
-    after = Left.of(proxy)
+    containers = await _churn(kubelet, image, place, PODS, PODS_PER_MINUTE)
+    after = Left.of(proxy, containers)
     async with asyncio.timeout(60):
         while not after.is_no_more_than(before):  # what ends in the background
             await asyncio.sleep(1)
-            after = Left.of(proxy)
+            after = Left.of(proxy, containers)
             print(f"waiting: {after}")
     print(f"{PODS} pods\nbefore: {before}\nafter:  {after}")
 
 
-async def _churn(kubelet: Kubelet, image: str, place: Path, pods: int, pods_per_minute: float) -> None:
-    room = asyncio.Semaphore(AT_ONCE if not pods_per_minute else pods)
+async def _churn(kubelet: Kubelet, image: str, place: Path, pods: int, pods_per_minute: float) -> list[str]:
+    """Returns the ids of their containers."""
+    room, tasks = asyncio.Semaphore(AT_ONCE if not pods_per_minute else pods), []
     async with asyncio.TaskGroup() as group:
         for number in range(pods):
-            group.create_task(_pod(kubelet, image, place, number, room))
+            tasks.append(group.create_task(_pod(kubelet, image, place, number, room)))
             await asyncio.sleep(60 / pods_per_minute if pods_per_minute else 0)
+    return [task.result() for task in tasks]
 
 
-async def _pod(kubelet: Kubelet, image: str, place: Path, number: int, room: asyncio.Semaphore) -> None:
-    """In turn: one that ends, one that is stopped, one that is removed while it runs, one that never runs."""
+async def _pod(kubelet: Kubelet, image: str, place: Path, number: int, room: asyncio.Semaphore) -> str:
+    """In turn one that ends, one that is stopped, one that is removed while it runs, one that never runs.
+
+    Returns its container's id.
+    """
     async with room:
         pod = await kubelet.run_pod_sandbox(f"soak-{number}", handler="multicri")
         volume = place / "volumes" / pod.sandbox_id
@@ -102,3 +109,4 @@ async def _pod(kubelet: Kubelet, image: str, place: Path, number: int, room: asy
             assert (await kubelet.call(probe, cri.ExecSyncResponse)).stdout == b"x\n"
             await kubelet.stop(container, grace_period_s=60)
         await kubelet.remove_sandbox(pod.sandbox_id)
+    return container
