@@ -2,7 +2,7 @@
 
 import os
 
-NODE = "MULTICRI_CONTRACT_NODE"
+NODE = "CONTRACT_NODE"
 """Where an ordinary user, who cannot bring the bed up, finds what of it is needed: JSON."""
 
 ADAPTERS = (

@@ -15,7 +15,7 @@ from multicri_proxy.cri.v1 import runtime_pb2 as cri
 
 pytestmark = pytest.mark.testbed
 
-CONTAINERS = int(os.environ.get("MULTICRI_KILLED_CONTAINERS", "4"))
+CONTAINERS = int(os.environ.get("KILLED_CONTAINERS", "4"))
 
 
 async def test_no_container_is_lost_when_the_daemon_is_killed(

@@ -1,6 +1,6 @@
 """Pods come and go, and nothing of them stays. As many as the environment says: a few where it says nothing.
 
-MULTICRI_SOAK_PODS: how many. MULTICRI_SOAK_PODS_PER_MINUTE: when they begin; 0: four at a time, without a pause.
+SOAK_PODS: how many. SOAK_PODS_PER_MINUTE: when they begin; 0: four at a time, without a pause.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from node_processes import processes_with
 
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 
-PODS = int(os.environ.get("MULTICRI_SOAK_PODS", "12"))
-PODS_PER_MINUTE = float(os.environ.get("MULTICRI_SOAK_PODS_PER_MINUTE", "0"))
+PODS = int(os.environ.get("SOAK_PODS", "12"))
+PODS_PER_MINUTE = float(os.environ.get("SOAK_PODS_PER_MINUTE", "0"))
 WARM_UP_PODS = 8
 AT_ONCE = 4
 MOST_GROWTH_BYTES = 8 * MIB
