@@ -157,7 +157,8 @@ class CharliecloudAdapter:
         directory, ended = self._directories.of(container_id), self._board.ended(container_id)
         await self._settled(container_id, directory)
         if grace_period_s > 0 and not ended.is_set():
-            await self._signal(directory, signal.SIGTERM)
+            job = await asyncio.to_thread(directory.job)
+            await self._signal(directory, job["stop_signal"])
             await _within(ended.wait(), grace_period_s)
         if not ended.is_set():
             await self._signal(directory, signal.SIGKILL)
@@ -318,7 +319,7 @@ class CharliecloudAdapter:
             await asyncio.to_thread(directory.claim)
             self._keep(container_id)
 
-    async def _signal(self, directory: ContainerDirectory, number: signal.Signals) -> None:
+    async def _signal(self, directory: ContainerDirectory, number: int) -> None:
         """To the container's first process; the kernel lets all others follow it."""
         started = await asyncio.to_thread(directory.started)
         if started and (process := Process.find(started.pid, started.start_time)) is not None:

@@ -15,6 +15,15 @@ def read_image_config(image: str) -> ImageConfig:
     return config_of(text or b"{}")
 
 
+def stop_signal_in(image: str) -> str:
+    """What the image wants to be asked to end by; empty if it does not say."""
+    try:
+        whole = json.loads(inside.read(image, "/ch/config.pulled.json", LARGEST_BYTES) or b"{}")
+        return _word((whole.get("config", whole) or {}).get("StopSignal"))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise FailedPrecondition(f"the image's configuration cannot be read: {error}") from error
+
+
 def config_of(text: bytes) -> ImageConfig:
     """text: an OCI image's configuration, or the part of it that says how to run it."""
     try:

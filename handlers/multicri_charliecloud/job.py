@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from multicri_charliecloud.settings import Identity, Settings
+from multicri_charliecloud.signals import number_of
 from multicri_charliecloud.support import CAPABILITIES, FIELDS, GROUPS, SYSCTLS
 from multicri_proxy.api.adapter import ContainerSpec, Demand, Dns, Mount, Pod
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument
@@ -133,6 +134,15 @@ def _counted(what: str, length: int) -> int:
     if length > LONGEST_STRING_BYTES:
         raise InvalidArgument(f"{what} has {length} bytes, and Linux takes {LONGEST_STRING_BYTES}")
     return length + 1
+
+
+def stop_signal_of(spec: ContainerSpec, of_image: str) -> int:
+    """The pod's, else the image's, else SIGTERM. Raises FailedPrecondition if Linux has no such signal."""
+    name = spec.stop_signal or of_image or "SIGTERM"
+    number = number_of(name)
+    if number is None:
+        raise FailedPrecondition(f"stop_signal {name[:80]!r}: there is no such signal")
+    return number
 
 
 def command_of(spec: ContainerSpec, config: ImageConfig) -> tuple[str, ...]:

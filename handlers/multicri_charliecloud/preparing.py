@@ -6,7 +6,7 @@ from typing import Any
 
 from multicri_charliecloud import inside
 from multicri_charliecloud.directories import ContainerDirectory
-from multicri_charliecloud.image_config import read_image_config
+from multicri_charliecloud.image_config import read_image_config, stop_signal_in
 from multicri_charliecloud.job import (
     Paths,
     command_of,
@@ -16,6 +16,7 @@ from multicri_charliecloud.job import (
     inherited_of,
     owners_of,
     resolv_conf,
+    stop_signal_of,
     sysctls_of,
     user_of,
     words_of,
@@ -96,6 +97,7 @@ def prepare(
         "stdin": spec.stdin,
         "stdin_once": spec.stdin_once,
         "tty": spec.tty,
+        "stop_signal": stop_signal_of(spec, stop_signal_in(image)),
         "oom_score_adj": spec.resources.oom_score_adj,
         "environment": own | inherited,
         "working_dir": working_dir,

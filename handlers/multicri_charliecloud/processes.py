@@ -37,7 +37,7 @@ class Process:
         os.close(descriptor)
         return None
 
-    def signal(self, number: signal.Signals) -> None:
+    def signal(self, number: int) -> None:
         """One that is gone is no error."""
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._descriptor, number)

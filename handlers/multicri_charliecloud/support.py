@@ -75,6 +75,6 @@ FIELDS: Fields = {
     f"{_SECURITY}.apparmor_profile": Support(Answer.IGNORED, "apparmor has taken its place"),
     f"{_SECURITY}.seccomp": Support(Answer.BY_POLICY, "of Localhost; there is no default profile"),
     f"{_SECURITY}.seccomp_profile_path": Support(Answer.IGNORED, "seccomp has taken its place"),
-    "ContainerConfig.stop_signal": Support(Answer.IGNORED, "it is SIGTERM"),
+    "ContainerConfig.stop_signal": Support(Answer.HONOURED, "else the image's, else SIGTERM"),
     "ContainerConfig.windows": Support(Answer.IGNORED),
 }

@@ -114,6 +114,7 @@ class ContainerSpec:
     working_dir: empty for the image's own.
     stdin, tty: whether somebody may attach to its input, and whether it wants a terminal.
     stdin_once: whether its input ends with the first one who does.
+    stop_signal: what asks it to end, as CRI names it, ``SIGUSR1``; empty for what its image says, or SIGTERM.
     """
 
     id: ContainerId
@@ -131,6 +132,7 @@ class ContainerSpec:
     stdin: bool = False
     stdin_once: bool = False
     tty: bool = False
+    stop_signal: str = ""
 
 
 class Phase(Enum):

@@ -141,6 +141,7 @@ def container_spec(
         stdin=config.stdin,
         stdin_once=config.stdin_once,
         tty=config.tty,
+        stop_signal=_signal(config.stop_signal),
     )
 
 
@@ -211,6 +212,12 @@ def _demands(config: cri.ContainerConfig) -> Iterator[Demand]:
             yield Demand("ContainerConfig.mounts.recursive_read_only", mount.container_path)
         if mount.uidMappings or mount.gidMappings:
             yield Demand("ContainerConfig.mounts.uidMappings", mount.container_path)
+
+
+def _signal(number: cri.Signal) -> str:
+    """Empty for the default, and for one that is not born yet."""
+    name = cri.Signal.Name(number) if number in cri.Signal.values() else ""
+    return name if number != cri.RUNTIME_DEFAULT else ""
 
 
 def config_digest(config: cri.ContainerConfig) -> str:

@@ -101,6 +101,7 @@ class Kubelet:
         stdin: bool = False,
         stdin_once: bool = False,
         tty: bool = False,
+        stop_signal: cri.Signal = cri.RUNTIME_DEFAULT,
     ) -> str:
         """Returns the container's id."""
         config = cri.ContainerConfig(
@@ -120,6 +121,7 @@ class Kubelet:
             stdin=stdin,
             stdin_once=stdin_once,
             tty=tty,
+            stop_signal=stop_signal,
             linux=cri.LinuxContainerConfig(resources=resources, security_context=security),
         )
         (pod.log_directory / name).mkdir(parents=True, exist_ok=True)

@@ -49,8 +49,9 @@ async def test_no_container_is_lost_when_the_daemon_is_killed(
 async def test_a_container_gets_its_signal_from_the_next_daemon(kubelet: Kubelet, proxy: Proxy, image: str) -> None:
     await kubelet.pull(image)
     pod = await kubelet.run_pod_sandbox("signal", handler="multicri")
-    script = "trap 'echo bye; exit 21' TERM; echo ready; while :; do sleep 0.1; done"
-    container = await kubelet.create_container(pod, image, command=["sh", "-c", script])
+    script = "trap 'echo bye; exit 21' USR1; echo ready; while :; do sleep 0.1; done"
+    command = ["sh", "-c", script]
+    container = await kubelet.create_container(pod, image, command=command, stop_signal=cri.SIGUSR1)
     await kubelet.start(container)
     await kubelet.wait_for_log(pod, "ready\n")
     proxy.kill()

@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,19 @@ from multicri_charliecloud.job import (
     inherited_of,
     owners_of,
     resolv_conf,
+    stop_signal_of,
     sysctls_of,
     user_of,
 )
 from multicri_charliecloud.owners import swapped
 from multicri_charliecloud.settings import Identity, read_settings
+from multicri_charliecloud.signals import number_of
 
 from multicri_proxy.api.adapter import ContainerSpec, Demand, Dns, Pod, SecurityContext
 from multicri_proxy.api.errors import FailedPrecondition, InvalidArgument
 from multicri_proxy.api.ids import ContainerId, ImageId, PodSandboxId
 from multicri_proxy.api.image import Image, ImageConfig
+from multicri_proxy.cri.v1 import runtime_pb2 as cri
 
 SPEC = ContainerSpec(
     id=ContainerId("c" * 64),
@@ -151,6 +155,35 @@ def test_volumes_of_root_are_nobody_elses() -> None:
     assert owners_of(User(1000, 0), identity) == [[1000, 990], [980, 980]]
     assert owners_of(User(1000, 50), identity) == [[1000, 990], [50, 980]]
     assert owners_of(User(1000, 50), None) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "of_image", "number"),
+    [
+        ("", "", signal.SIGTERM),
+        ("", "SIGQUIT", signal.SIGQUIT),
+        ("", "quit", signal.SIGQUIT),
+        ("", "3", signal.SIGQUIT),
+        ("SIGUSR1", "SIGQUIT", signal.SIGUSR1),
+        ("", "SIGRTMIN+3", signal.SIGRTMIN + 3),
+        ("SIGRTMINPLUS3", "", signal.SIGRTMIN + 3),
+        ("SIGRTMAXMINUS1", "", signal.SIGRTMAX - 1),
+        ("SIGRTMAX", "", signal.SIGRTMAX),
+    ],
+)
+def test_a_container_is_asked_to_end_as_the_pod_or_the_image_says(asked: str, of_image: str, number: int) -> None:
+    assert stop_signal_of(replace(SPEC, stop_signal=asked), of_image) == number
+
+
+@pytest.mark.parametrize("name", ["SIGNONE", "0", "65", "-3", "SIGRTMIN+99", "٣"])
+def test_a_signal_that_linux_has_not_is_told(name: str) -> None:
+    with pytest.raises(FailedPrecondition, match="stop_signal"):
+        stop_signal_of(SPEC, name)
+
+
+@pytest.mark.parametrize("name", [one.name for one in cri.Signal.DESCRIPTOR.values if one.number])
+def test_each_signal_of_cri_is_one_of_linux(name: str) -> None:
+    assert number_of(name)
 
 
 def test_a_user_that_the_image_does_not_know_is_told() -> None:
