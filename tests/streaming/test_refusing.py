@@ -6,6 +6,7 @@ import re
 import socket
 import struct
 import zlib
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import pytest
@@ -134,6 +135,20 @@ class TestSlowly:
 
     async def test_a_request_that_does_not_come_is_not_waited_for(self, streaming: Streaming) -> None:
         assert await sent(await streaming.exec_url("true"), b"POST /exec/") == b""
+
+    async def test_a_request_that_comes_byte_by_byte_is_not_waited_for(self, streaming: Streaming) -> None:
+        parts = urlsplit(await streaming.exec_url("true"))
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        ended = asyncio.create_task(reader.read())
+        with suppress(ConnectionError):
+            writer.write(b"POST /exec/x HTTP/1.1\r\nX: ")
+            while not ended.done():
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+        with suppress(ConnectionError):
+            assert await ended == b""
+        writer.close()
 
     async def test_streams_that_are_not_opened_are_not_waited_for(self, streaming: Streaming) -> None:
         spdy = await Spdy.connect(await streaming.exec_url("true"), "v4.channel.k8s.io")
