@@ -91,9 +91,9 @@ def build(job: Job) -> dict[str, Any]:
     directory.mkdir(mode=0o711, parents=True, exist_ok=True)
     (directory / "work").mkdir(mode=0o711, exist_ok=True)
     if job.user is not None:
-        for parent in directory.resolve().parents:
-            if not parent.stat().st_mode & 0o001:
-                raise BuildError(f"multicri: {job.user[0]} may not enter {parent}: chmod o+x, or set images.directory")
+        for way in (directory.resolve(), *directory.resolve().parents):
+            if not way.stat().st_mode & 0o001:
+                raise BuildError(f"multicri: {job.user[0]} may not enter {way}: chmod o+x, or set images.directory")
     lock = os.open(directory / f"{job.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     while not _locked(lock):
         if time.monotonic() > until:

@@ -205,11 +205,12 @@ async def test_a_full_disk_of_the_node_is_said_so_and_nothing_of_the_build_stays
         subprocess.run(["umount", directory], check=True)
 
 
+@pytest.mark.parametrize("inner", ["", "/inner"])
 async def test_a_directory_that_builders_cannot_enter_is_refused_by_name(
-    bed: Testbed, open_pool: OpenPool, directory: Path
+    bed: Testbed, open_pool: OpenPool, directory: Path, inner: str
 ) -> None:
     directory.mkdir(mode=0o700)
-    async with open_pool(directory=f"{directory}/inner") as images:
+    async with open_pool(directory=f"{directory}{inner}") as images:
         image = await images.pull(name_at(bed.registry.address))
         with pytest.raises(FailedPrecondition, match=rf"nobody may not enter {directory}: .*chmod o\+x"):
             await images.file(image, "default", "apptainer")
