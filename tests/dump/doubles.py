@@ -77,6 +77,13 @@ class ScriptedRuntime:
         return ScriptedStream(*[message async for message in requests])
 
 
+async def until(is_so: Callable[[], bool]) -> None:
+    """A dump's end waits for two seconds: less than its formatter may take to start on a busy machine."""
+    async with asyncio.timeout(60):
+        while not is_so():
+            await asyncio.sleep(0.01)
+
+
 class Collected:
     """A sink that keeps what it is given. stuck: set to keep it from writing."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dump.conftest import Daemon
-from dump.doubles import RUNTIME, Collected
+from dump.doubles import RUNTIME, Collected, until
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.dump.child import FormatterProcess, Recipe
 from multicri_proxy.dump.dumper import Listener
@@ -56,7 +56,7 @@ async def test_it_takes_what_grpc_calls_metadata(daemon: Daemon, tmp_path: Path)
     process, sink = FormatterProcess(replace(RECIPE, metadata=True)), Collected()
     async with daemon.dumper.listening(Listener("a test", process, sink)):
         await daemon.call("Version")
-    assert "user-agent" in sink.text
+        await until(lambda: "user-agent" in sink.text)
 
 
 def test_a_regular_expression_without_end_costs_a_record_and_no_more() -> None:

@@ -8,6 +8,7 @@ import pytest
 from kubelet import Kubelet
 from testbed import Testbed
 
+from dump.doubles import until
 from dump.test_attach import run
 from multicri_proxy.cri.v1 import runtime_pb2 as cri
 from multicri_proxy.dump.dumper import Dumper
@@ -56,6 +57,7 @@ async def test_a_pods_life_is_recorded_and_replayed(
         await kubelet.stop(container_id, 0)
         await kubelet.remove(container_id)
         await kubelet.remove_sandbox(pod.sandbox_id)
+        await until(lambda: "RemovePodSandbox" in dump.read_text())
     assert dumper.dropped == 0
     assert "sesame" not in dump.read_text()
     capsys.readouterr()

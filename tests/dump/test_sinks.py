@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dump.doubles import RUNTIME, ScriptedRuntime
+from dump.doubles import RUNTIME, ScriptedRuntime, until
 from multicri_proxy.calls import Call
 from multicri_proxy.dump.dumper import Dumper
 from multicri_proxy.dump.read import DumpFiles
@@ -186,6 +186,7 @@ async def test_calls_go_on_while_the_disk_is_full_and_records_when_it_is_not(
         await until_dropped(dumper)
         ballast.unlink()
         await calls_in_time(tap)
+        await until(lambda: path.read_bytes().count(b'"kind":"call"') + dumper.dropped >= 200)
     files = DumpFiles(paths=[path])
     records = list(files.records())
     calls = [record for record in records if record.kind is Kind.CALL]
@@ -209,6 +210,7 @@ async def test_a_file_and_stderr_get_the_same(
         redact_names=DEFAULT_NAMES,
     ):
         await Tap(runtime, dumper).call(Call(path=VERSION, request=b""))
+        await until(lambda: (tmp_path / "dump").exists() and "method: Version" in (tmp_path / "dump").read_text())
     text = (tmp_path / "dump").read_text()
     assert "method: Version" in text
     assert text in capfd.readouterr().err
