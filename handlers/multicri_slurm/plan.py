@@ -125,6 +125,11 @@ def _mpi(variables: Variables, annotations: Annotations, settings: Settings) -> 
 
 
 def _way_back(annotations: Annotations, profile: Profile) -> bool:
+    if annotations.way_back == "true" and profile.settings.rest_url is not None:
+        raise InvalidArgument(
+            f"annotation slurm.multicri.io/way-back: it leads over SSH, and {profile.section} is reached by REST: "
+            "leave it out"
+        )
     if annotations.way_back == "true" and not profile.settings.way_back:
         raise PermissionDenied(
             f"annotation slurm.multicri.io/way-back: {profile.section}.way_back allows no destinations"

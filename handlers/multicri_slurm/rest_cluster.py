@@ -1,7 +1,8 @@
 """What can be asked of a cluster over Slurm's REST interface and a directory that the node shares with it.
 
 There is no login host: what has to be run in the cluster (looking for programs, building images) is a batch job, which
-writes its answer into the shared directory. One of the same script, words and prerun text is joined, not repeated.
+writes its answer into the shared directory. One of the same script, words and prerun text that this node has asked is
+joined, not repeated.
 
 A job is submitted once. That a POST may have been sent is written down before; from then on the job is looked for by
 its name before another one is sent, and none is sent as long as a question that nobody waits for any more may still be
@@ -11,10 +12,11 @@ directory let only one of two jobs run the container.
 
 import asyncio
 import hashlib
+import platform
 import shlex
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from secrets import token_hex
 from typing import Literal
 from weakref import WeakValueDictionary
@@ -44,6 +46,7 @@ from multicri_slurm.states import is_over, state_named
 SETTLING_S = 20.0  # slurmctld's MessageTimeout is 10 s: after twice that a question is answered or lost
 MOST_JOBS_TO_ASK = 50
 SHORT_MINUTES = 10
+TIMES_TO_ASK = 3
 LOOK_S, LOOK_SLOWLY_S, SLOWER = 0.5, 5.0, 1.2
 LONGEST_READING_BYTES = 200
 LONGEST_ANSWER_BYTES = 256 * 1024
@@ -52,9 +55,10 @@ PATH = "/usr/local/bin:/usr/bin:/bin"
 NO_LOGIN = "exec, attach and port-forward lead over SSH, and this cluster is reached by REST"
 
 _NEEDED = ("flock",)
-_SHELL = "#!/bin/bash -l\n"
+_SHELL = """#!/bin/bash
+shopt -q login_shell || { export HOME; HOME=$(getent passwd "$(id -u)" | cut -d : -f 6); exec /bin/bash -l "$0"; }
+"""  # which a user's own profile makes use of
 _ASKED = "asked.sh"  # for a build it may hold a registry's password, and Slurm keeps and shows what it is given
-_HOME = 'export HOME; HOME=$(getent passwd "$(id -u)" | cut -d : -f 6)\n'
 _log = Log("slurm.rest")
 
 
@@ -272,7 +276,7 @@ class RestCluster(ImageVerbs):
         environment = [f"PATH={PATH}", f"USER={user}", f"LOGNAME={user}", "SHELL=/bin/bash"]
         environment += environment_of_script(script)
         job = {"environment": environment, **fields}
-        text = f"{_SHELL}{_HOME}{script.removeprefix('#!/bin/bash')}"
+        text = f"{_SHELL}{script.removeprefix('#!/bin/bash')}"
         return await self._api.slurm("POST", "job/submit", body={"script": text, "job": job})
 
     def _submitted(self, answer: Answer) -> JobId:
@@ -302,9 +306,34 @@ class RestCluster(ImageVerbs):
         """Have a script run as a job, and return what it said. However often this is cancelled, it is one job."""
         minutes = max(1, int((timeout_s or 0) // 60)) if long else SHORT_MINUTES
         _, source = with_prerun(script, prerun)
-        text = f"set -- {shlex.join(words)}\n{source}"
-        digest = hashlib.sha256(text.encode()).hexdigest()[:24]
-        directory = f"{self._home}/{self.settings.mount_path}/.asked/{digest}"
+        said = await self._said(f"set -- {shlex.join(words)}\n{source}", minutes)
+        found = facts(said)
+        last_words = said.decode("utf-8", "replace").strip()[-300:]
+        if "prerun" in found:
+            raise FailedPrecondition(
+                f"{self.login.account}: the prerun text (the setting prerun, then CLUSTER_CONFIG) "
+                f"ended with {found['prerun'][0]}: {last_words}"
+            )
+        if need_done and not found.keys() & {"done", "error"}:
+            raise Unavailable(f"{self.login.account}: a job to look around or to build said no answer: {last_words}")
+        return found
+
+    async def _said(self, text: str, minutes: int) -> bytes:
+        """What a job of this text says. Who asks the same on this node, after a restart too, waits for the same job.
+
+        Whoever has read the answer removes it: another one asks anew.
+        """
+        digest = hashlib.sha256(f"{platform.node()}\n{text}".encode()).hexdigest()[:24]
+        asked = f"{self._home}/{self.settings.mount_path}/.asked"
+        for _ in range(TIMES_TO_ASK):
+            with suppress(NotFound):
+                said = await self._asked(text, minutes, f"{asked}/{digest}")
+                await self._shared.remove_all(f"{asked}/{digest}", if_empty=[asked])
+                return said
+        raise Unavailable(f"{self.login.account}: what a job said in {asked}/{digest} is removed again and again")
+
+    async def _asked(self, text: str, minutes: int, directory: str) -> bytes:
+        """Raises NotFound if the directory is removed meanwhile."""
         await self._shared.make_all(directory)
         if not (nonce := await self._text(f"{directory}/nonce")):  # Slurm still knows jobs that asked the same before
             nonce = token_hex(8)
@@ -322,21 +351,9 @@ class RestCluster(ImageVerbs):
             *(f"--{key}={value}" for key, value in header.items()),
         ]
         lines = "".join(f"#SBATCH {option}\n" for option in _last_of_each(options))
-        job = f"#!/bin/bash\n{lines}exec bash {_ASKED}\n"
-        await self._shared.write_all(directory, {_ASKED: (text.encode(), 0o600), "job.sh": (job.encode(), 0o600)})
-        job_id = await self._submit_until_known(directory, name)
-        said = await self._answer(job_id, f"{directory}/said")
-        await self._shared.remove_all(directory, if_empty=[f"{self._home}/{self.settings.mount_path}/.asked"])
-        found = facts(said)
-        last_words = said.decode("utf-8", "replace").strip()[-300:]
-        if "prerun" in found:
-            raise FailedPrecondition(
-                f"{self.login.account}: the prerun text (the setting prerun, then CLUSTER_CONFIG) "
-                f"ended with {found['prerun'][0]}: {last_words}"
-            )
-        if need_done and not found.keys() & {"done", "error"}:
-            raise Unavailable(f"{self.login.account}: job {job_id} ended without an answer: {last_words}")
-        return found
+        await self._shared.replace(f"{directory}/{_ASKED}", text.encode())  # which a job may just be reading
+        await self._shared.replace(f"{directory}/job.sh", f"#!/bin/bash\n{lines}. ./{_ASKED}\n".encode())
+        return await self._answer(await self._submit_until_known(directory, name), directory)
 
     async def _submit_until_known(self, directory: str, name: str) -> JobId:
         job_id = await self.job_of("submit", directory, name)
@@ -345,7 +362,7 @@ class RestCluster(ImageVerbs):
         _log.info("job submitted to look around or build", account=self.login.account, job_id=job_id, job_name=name)
         return job_id
 
-    async def _answer(self, job_id: JobId, path: str) -> bytes:
+    async def _answer(self, job_id: JobId, directory: str) -> bytes:
         """What the job has written when it is over. One that waits for long goes on waiting, and is joined again."""
         begun, pause_s = time.monotonic(), LOOK_S
         while (took_s := time.monotonic() - begun) < self.settings.build_timeout_s:
@@ -353,7 +370,10 @@ class RestCluster(ImageVerbs):
             line = found.jobs.get(job_id)
             state = state_named(line.state) if line is not None else None
             if job_id in found.unknown or (state is not None and state.phase is Phase.EXITED):
-                return await self.read_piece(path, 0, LONGEST_ANSWER_BYTES) or b""
+                said = await self.read_piece(f"{directory}/said", 0, LONGEST_ANSWER_BYTES)
+                if said is None and not await self._shared.is_directory(directory):
+                    raise NotFound(f"{self.login.account}: {directory} is gone")
+                return said or b""
             if line is not None and line.state == "PENDING" and took_s > self.settings.command_timeout_s:
                 raise Unavailable(
                     f"{self.login.account}: job {job_id}, which is to look around or to build, waits in the queue: "

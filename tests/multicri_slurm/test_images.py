@@ -11,8 +11,9 @@ from multicri_images.names import source_of
 from multicri_images.pool import image_id
 from registries import PASSWORD, USER, breaking_line, poisoned, registry
 from runtime.doubles import MemoryImages
-from slurm_bench import Bench, eventually, everything
+from slurm_bench import BOTH_WAYS, Bench, eventually, everything
 from testbed import Testbed
+from testbed.host import HostName
 
 from multicri_proxy.api.adapter import ContainerSpec, OutputStream, Phase
 from multicri_proxy.api.errors import (
@@ -29,6 +30,7 @@ pytestmark = pytest.mark.testbed
 USERS = ("alice", "bob")
 PROGRAM = {"alice": "apptainer", "bob": "ch-image"}
 NAMES = tuple(f"multicri/docker.registry.test/test/{name}:1.0" for name in ("busybox", "tool"))
+HOSTS: tuple[HostName, ...] = ("login", "cn1", "cn2")
 WRAPPER = """\
 #!/bin/sh
 # Stands before the real builder in PATH.
@@ -94,12 +96,14 @@ class Place:
             self.run("touch", "builder/hold")
         # Whoever may not run the real one is not to find this one either.
         owner = f"cat > {path} && chown {self.user} {path} && chmod 700 {path}"
-        self.bed.cluster.run("login", ["sh", "-c", owner], stdin=script, check=True)
+        for host in HOSTS:
+            self.bed.cluster.run(host, ["sh", "-c", owner], stdin=script, check=True)
         try:
             yield hold
         finally:
             hold.unlink(missing_ok=True)
-            self.bed.cluster.run("login", ["rm", "-rf", path, f"/home/{self.user}/builder"], check=True)
+            for host in HOSTS:
+                self.bed.cluster.run(host, ["rm", "-rf", path, f"/home/{self.user}/builder"], check=True)
 
 
 @pytest.fixture(params=USERS)
@@ -143,6 +147,7 @@ async def fails(bench: Bench, spec: ContainerSpec, **settings: object) -> Multic
     return caught.value
 
 
+@BOTH_WAYS
 async def test_twenty_containers_of_one_image_at_once_are_one_build(bench: Bench, place: Place) -> None:
     specs = [wants(bench, place) for _ in range(20)]
     with place.counted():
@@ -157,8 +162,9 @@ async def test_twenty_containers_of_one_image_at_once_are_one_build(bench: Bench
     assert place.remains() == []
 
 
+@BOTH_WAYS
 async def test_two_proxies_of_one_account_build_an_image_once(bench: Bench, place: Place) -> None:
-    other = Bench(bed=bench.bed, settings=bench.settings, images=Sources())
+    other = Bench(bed=bench.bed, settings=bench.settings, rest=bench.rest, images=Sources())
     with place.counted(held=True) as hold:
         async with bench.adapter() as one, other.adapter() as two:
             first = asyncio.ensure_future(one.create_container(wants(bench, place)))
@@ -285,6 +291,7 @@ async def test_a_full_disk_is_said_so(bench: Bench, place: Place, bed: Testbed) 
     assert "no space is left" in str(error)
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("where", ["login", "job"])
 async def test_a_private_registry_is_pulled_from_and_nothing_of_its_password_stays(
     bench: Bench, place: Place, bed: Testbed, tmp_path: Path, where: str
@@ -382,6 +389,7 @@ async def test_charliecloud_runs_an_image_that_is_one_file(bench: Bench, place: 
     assert place.remains() == []
 
 
+@BOTH_WAYS
 async def test_a_removed_image_is_kept_until_its_last_container_is_gone(bench: Bench, place: Place) -> None:
     images = bench.images
     assert isinstance(images, Sources)
@@ -425,6 +433,7 @@ async def test_an_image_that_was_removed_while_no_proxy_ran_is_removed_by_the_ne
         await eventually(gone, "the image is removed")
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("limit", [{"image_directory_bytes": 1024}, {"image_directory_count": 1}])
 async def test_the_image_that_was_not_used_for_longest_makes_room(
     bench: Bench, place: Place, limit: Mapping[str, int]
@@ -440,6 +449,7 @@ async def test_the_image_that_was_not_used_for_longest_makes_room(
         assert len(place.images()) == 2
 
 
+@BOTH_WAYS
 async def test_a_file_that_is_not_what_was_built_is_built_again(bench: Bench, place: Place) -> None:
     if place.user == "bob":
         pytest.skip("a directory has no sum")

@@ -1,5 +1,7 @@
 """What becomes of a pod's words, whoever has a say in them."""
 
+from collections.abc import Mapping
+
 import pytest
 from multicri_slurm.annotations import PREFIX
 from multicri_slurm.plan import Plan, plan
@@ -21,6 +23,7 @@ def planned(
     annotations: dict[str, str] | None = None,
     resources: Resources | None = None,
     pod_resources: Resources | None = None,
+    account: Mapping[str, str] = ACCOUNT,
     **env: str,
 ) -> Plan:
     pod = Pod(
@@ -41,7 +44,7 @@ def planned(
         image=Image(id=ImageId("i"), source="docker://x", names=()),
         command=command,
         args=args,
-        env=tuple((name, value.encode()) for name, value in (ACCOUNT | env).items()),
+        env=tuple((name, value.encode()) for name, value in {**account, **env}.items()),
         working_dir="",
         mounts=(),
         resources=resources or Resources(),
@@ -141,6 +144,9 @@ def test_a_way_back_is_had_by_who_asks_for_it_where_it_may_lead_somewhere() -> N
         planned(annotations={"way-back": "true"})
     with pytest.raises(InvalidArgument, match="way-back='maybe': must be true or false"):
         planned(settings=leads, annotations={"way-back": "maybe"})
+    rest = {"rest_url": "https://h", "shared_directory": "/s", "user": "u", "token_file": "/t", "uid": 1, "gid": 1}
+    with pytest.raises(InvalidArgument, match=r"way-back: it leads over SSH, and slurm is reached by REST: leave it"):
+        planned(settings=leads | rest, annotations={"way-back": "true"}, account={})
 
 
 def test_no_option_of_sbatch_comes_of_what_is_not_for_it() -> None:

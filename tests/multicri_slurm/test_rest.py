@@ -233,6 +233,21 @@ async def test_what_a_pod_asks_for_is_what_the_job_gets(bench: Bench) -> None:
         await slurm.remove_container(spec.id)
 
 
+async def test_a_job_begins_as_a_login_with_what_the_users_own_profile_makes_of_home(bench: Bench) -> None:
+    profile = bench.bed.cluster.user("alice").home / ".profile"
+    before = profile.read_text()
+    profile.write_text(f"{before}\nexport SEEN=$HOME\n")
+    try:
+        async with bench.adapter() as slurm:
+            spec = bench.spec(["/bin/true"], cluster={"CLUSTER_CONFIG": '[ "$SEEN" = /home/alice ]'})
+            await slurm.create_container(spec)
+            await slurm.start_container(spec.id)
+            assert (await bench.report(spec.id, Phase.EXITED)).exit_code == 0
+            await slurm.remove_container(spec.id)
+    finally:
+        profile.write_text(before)
+
+
 async def test_a_files_owner_is_the_account_and_nobody_else_can_read_it(bench: Bench) -> None:
     async with bench.adapter() as slurm:
         spec = bench.spec(["/bin/true"], user="bob")
