@@ -210,10 +210,17 @@ async def test_a_file_and_stderr_get_the_same(
         redact_names=DEFAULT_NAMES,
     ):
         await Tap(runtime, dumper).call(Call(path=VERSION, request=b""))
-        await until(lambda: (tmp_path / "dump").exists() and "method: Version" in (tmp_path / "dump").read_text())
+        said = ""
+
+        def shown() -> bool:
+            nonlocal said
+            said += capfd.readouterr().err
+            return "method: Version" in said
+
+        await until(shown)
     text = (tmp_path / "dump").read_text()
     assert "method: Version" in text
-    assert text in capfd.readouterr().err
+    assert text in said + capfd.readouterr().err
 
 
 async def test_without_rules_nobody_listens(tmp_path: Path) -> None:

@@ -152,13 +152,14 @@ async def test_a_restart_and_the_stop_of_one_container_leave_the_job_and_the_oth
     job = await running(kubelet, again)
     assert job["job_id"] == (await job_of(kubelet, first))["job_id"]
     await kubelet.remove(first)
+    await until(lambda: read_log(pod, attempt=1) == ["up\n"], "its handler")
     await kubelet.stop(again, 30)
     assert (await kubelet.status(again)).exit_code == 6
     deaf = await kubelet.create_container(
         pod, image, attempt=2, command=["sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 0.1; done"], env=account
     )
     await kubelet.start(deaf)
-    await running(kubelet, deaf)
+    await until(lambda: read_log(pod, attempt=2) == ["deaf\n"], "that it hears no more")
     await kubelet.stop(deaf, 1)
     assert (await kubelet.status(deaf)).exit_code == 137
     assert (await kubelet.status(other)).state == cri.CONTAINER_RUNNING

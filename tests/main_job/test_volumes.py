@@ -197,6 +197,8 @@ def export(bed: Testbed) -> Iterator[Path]:
     for host in ("login", "cn1", "cn2"):
         for user in ("alice", "bob"):
             bed.cluster.run(host, ["umount", f"/home/{user}/multi-cri/nfs-share"], check=True)
+    places = [f"/home/{user}/multi-cri/nfs-share" for user in ("alice", "bob")]
+    bed.cluster.run("login", ["rmdir", *places], check=True)
     bed.cluster.run("login", ["rm", "-r", "/home/export"], check=True)
 
 
