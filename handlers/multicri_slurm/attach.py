@@ -44,7 +44,11 @@ async def follow(running: Running, output: Output, execs: Execs, streams: Stream
             fed = tasks.outcome("feed stdin", partial(execs.feed, running, streams.stdin))
             await asyncio.wait({fed, *copies}, return_when=asyncio.FIRST_COMPLETED)
             if fed.done() or not copies:
-                await fed
+                try:
+                    await fed
+                except Unavailable:  # a job that ends takes along what feeds it
+                    if not await within(ended, ENDED_WITHIN_S):
+                        raise
         await asyncio.gather(*copies)
 
 
