@@ -3,7 +3,7 @@
     <directory>/<digits>.sif, .squashfs   an image, complete: it comes by rename, and is root's
     <directory>/<digits>.sif.json         what is known of it; without this it is not there
     <directory>/<digits>.lock             locked while it is built
-    <directory>/work/<digits>/            a build, or what a build left that was killed: the next one removes it
+    <directory>/builds/<digits>/          a build, or what a build left that was killed: the next one removes it
 
 Builders unpack what a registry sends, so they run as somebody who may write nowhere but in the work directory. They
 keep the lock open: it is free once all of them have ended, however that came about.
@@ -68,7 +68,7 @@ class Job:
 
 
 def work_directory(directory: str, name: str) -> Path:
-    return Path(directory) / "work" / name
+    return Path(directory) / "builds" / name
 
 
 def target_of(directory: str, name: str, suffix: str) -> Path:
@@ -89,7 +89,7 @@ def build(job: Job) -> dict[str, Any]:
     until = time.monotonic() + job.timeout_s
     directory = Path(job.directory)
     directory.mkdir(mode=0o711, parents=True, exist_ok=True)
-    (directory / "work").mkdir(mode=0o711, exist_ok=True)
+    (directory / "builds").mkdir(mode=0o711, exist_ok=True)
     if job.user is not None:
         for way in (directory.resolve(), *directory.resolve().parents):
             if not way.stat().st_mode & 0o001:
@@ -101,7 +101,7 @@ def build(job: Job) -> dict[str, Any]:
         time.sleep(0.1)
     if (known := known_image(job.directory, job.name, job.suffix)) is not None:
         return known
-    _remove_leftovers(directory / "work", job.name)
+    _remove_leftovers(directory / "builds", job.name)
     try:
         _prepare(job)
         for command in job.commands:

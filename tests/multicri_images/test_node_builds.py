@@ -102,7 +102,7 @@ async def test_an_image_is_built_once_for_all_and_kept_through_a_restart(
         assert stored.sizes_bytes.keys() == {image.id}
         assert file.size_bytes <= stored.used_bytes < file.size_bytes + 64 * 1024
         await images.remove(image.id)
-        assert files_in(directory) == ["work"]
+        assert files_in(directory) == ["builds"]
         assert images.stored() is None
 
 
@@ -125,7 +125,7 @@ async def test_a_daemon_that_is_killed_takes_its_build_along_and_the_next_one_bu
     async with open_pool(directory=str(directory)) as images:
         image = await images.pull(name_at(bed.registry.address))
         name = image.id.removeprefix("sha256:")
-        half = directory / "work" / name / "image"
+        half = directory / "builds" / name / "image"
         job = Job(
             directory=str(directory),
             name=name,
@@ -187,7 +187,7 @@ async def test_a_failed_build_says_why_and_leaves_nothing(bed: Testbed, open_poo
     async with open_pool(directory=str(directory), build_timeout_s=0.2) as images:
         with held(directory, late), pytest.raises(MulticriError, match="it took too long"):
             await images.file(late, "default", "charliecloud")
-    assert files_in(directory) == ["work"]
+    assert files_in(directory) == ["builds"]
 
 
 async def test_a_full_disk_of_the_node_is_said_so_and_nothing_of_the_build_stays(
@@ -200,7 +200,7 @@ async def test_a_full_disk_of_the_node_is_said_so_and_nothing_of_the_build_stays
             image = await images.pull(name_at(bed.registry.address))
             with pytest.raises(ResourceExhausted, match="no space is left"):
                 await images.file(image, "default", "apptainer")
-        assert files_in(directory) == ["work"]
+        assert files_in(directory) == ["builds"]
     finally:
         subprocess.run(["umount", directory], check=True)
 
