@@ -192,7 +192,7 @@ async def test_any_other_error_of_the_database_is_unavailable(path: Path) -> Non
             await ledger.space("a").put("key", b"value")
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.text("abc", min_size=1, max_size=2), st.none() | st.binary(max_size=8))))
 async def test_a_space_behaves_as_a_dictionary(tmp_path: Path, changes: list[tuple[str, bytes | None]]) -> None:
     path = tmp_path / "property" / "ledger.sqlite"

@@ -69,7 +69,7 @@ answers = st.builds(
 
 
 @pytest.mark.parametrize("path", [UNARY, STREAM, UNKNOWN])
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(answer=answers, request_bytes=st.binary(max_size=2000), sent=metadata)
 def test_every_answer_to_every_method_is_the_same_with_and_without_the_proxy(
     runner: asyncio.Runner, shared_rig: Rig, path: str, answer: Seen, request_bytes: bytes, sent: object

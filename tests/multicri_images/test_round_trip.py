@@ -84,7 +84,7 @@ async def test_an_image_of_a_registry() -> None:
     loop = asyncio.get_running_loop()
     async with served() as runtime:
 
-        @settings(max_examples=60, deadline=None)
+        @settings(max_examples=60)
         @given(registry=st.one_of(st.just(""), REGISTRY), path=PATH, tag=TAG, digest=DIGEST)
         def each(registry: str, path: str, tag: str, digest: str) -> None:
             reference = f"{registry}{path}{tag}{digest}"
@@ -100,7 +100,7 @@ async def test_an_image_of_a_singularity_repository() -> None:
     loop = asyncio.get_running_loop()
     async with served() as runtime:
 
-        @settings(max_examples=20, deadline=None)
+        @settings(max_examples=20)
         @given(registry=REGISTRY, path=PATH, tag=TAG)
         def each(registry: str, path: str, tag: str) -> None:
             name = f"multicri/singularity-repository.{registry}{path}{tag or ':latest'}"

@@ -20,7 +20,7 @@ _names = st.from_regex(r"MC_[A-Za-z0-9_]{0,10}", fullmatch=True)
 _values = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=60).map(str.encode)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.dictionaries(_names, _values, max_size=6))
 def test_a_shell_reads_apptainers_file_exactly(env: dict[str, bytes]) -> None:
     try:

@@ -122,7 +122,7 @@ def test_no_container_name_adds_a_word_to_srun(name: str) -> None:
     assert re.fullmatch(re.escape(before) + "[A-Za-z0-9._/-]+" + re.escape(after), theirs)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30), min_size=1, max_size=5))
 def test_bash_reads_every_word_exactly_and_on_one_line(words: list[str]) -> None:
     line = " ".join(map(quoted, words))

@@ -107,7 +107,7 @@ async def _no_pause(_: float) -> None:
     await asyncio.sleep(0)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(chunks.map(b"".join), chunks.map(b"".join), steps)
 @example(b"a\nb\nc\nd", b"", [4, "save", 2, "kill", 2, "save", "rotate", 1, "kill"])
 @example(b"a\nb\nc\nd", b"", [2, "rotate", 2, "kill"])
