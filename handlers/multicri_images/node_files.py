@@ -155,8 +155,11 @@ def stored_in(directory: str) -> Stored:
 
 
 def _paths(directory: str) -> list[Path]:
-    path = Path(directory)
-    return [one for one in path.iterdir() if one.is_file()] if path.is_dir() else []
+    """None where nothing was ever built, nor where an ordinary user's daemon may not look: nothing there is its own."""
+    try:
+        return [one for one in Path(directory).iterdir() if one.is_file()]
+    except (FileNotFoundError, PermissionError):
+        return []
 
 
 def _missing(builder: ImageBuilder | None) -> list[str]:
