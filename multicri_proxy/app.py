@@ -15,8 +15,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import uvloop
-
 from multicri_proxy.admin import AdminServer
 from multicri_proxy.api.adapter import AdapterContext, ImagesContext, ImagesFactory
 from multicri_proxy.api.counts import ImageCounts
@@ -32,6 +30,7 @@ from multicri_proxy.interposer import Interposer
 from multicri_proxy.jobs.answer import jobs_command
 from multicri_proxy.ledger import Ledger
 from multicri_proxy.local import LocalRuntime
+from multicri_proxy.loop import Loop
 from multicri_proxy.network.pod_network import PodNetwork
 from multicri_proxy.notify import Systemd
 from multicri_proxy.plugins import plug_in, plug_ins
@@ -55,7 +54,7 @@ def serve(settings: Settings, read: Callable[[], Settings]) -> None:
     read: reads all settings anew, for SIGHUP.
     Raises a MulticriError, before anything is served, if the settings do not fit this machine.
     """
-    with writing_to_stderr(settings.log_level), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with writing_to_stderr(settings.log_level), asyncio.Runner(loop_factory=Loop) as runner:
         runner.run(_until_stopped(settings, read))
 
 
