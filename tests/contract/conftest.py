@@ -28,6 +28,7 @@ def node(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
         yield json.loads(os.environ[NODE])
         return
     bed: Testbed = request.getfixturevalue("bed")
+    bed.up()  # another module may have had another cluster in its place
     place = Path(tempfile.mkdtemp(prefix="contract-"))
     place.chmod(0o755)
     shutil.copy(bed.authority.certificate, place / "ca.crt")
