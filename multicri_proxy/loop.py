@@ -23,9 +23,9 @@ class Loop(uvloop.Loop):
         streams = [options.pop(name, asyncio.subprocess.PIPE) for name in ("stdin", "stdout", "stderr")]
         protocol, waiter = protocol_factory(), self.create_future()
         transport = _UnixSubprocessTransport(self, protocol, words, False, *streams, 0, waiter=waiter, **options)
-        ended = os.pidfd_open(transport.get_pid())
-        self.add_reader(ended, self._reap, ended, transport)
         try:
+            ended = os.pidfd_open(transport.get_pid())
+            self.add_reader(ended, self._reap, ended, transport)
             await waiter
         except BaseException:
             transport.close()
